@@ -1,0 +1,156 @@
+"""The torch twins of the Triton kernels: same names, same signatures, and the path that runs on a CPU.
+
+Arithmetic is float32 (float64 for float64 inputs). Nothing of size Nq x Nk is ever allocated: rows are taken in chunks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+CHUNK_BYTES = 1 << 26
+
+
+def sampled_tile_masses(
+    q: Tensor, k: Tensor, rows: Tensor, scale: float | None = None, key_range: Tensor | None = None, block_size: int = 128
+) -> tuple[Tensor, Tensor]:
+    """Exact softmax mass of each key tile, for the sampled rows only (section 3.2 of arXiv 2406.15486).
+
+    q [B, Hq, Nq, D]; k [B, Hkv, Nk, D]; rows int64 [B or 1, R], -1 for none; key_range int32 [B, 2] or None.
+    Returns masses fp32 [B, Hq, R, key blocks], each real row adding up to 1, and the rows' logsumexp fp32 [B, Hq, R].
+    """
+    batch, heads, nq, _ = q.shape
+    nk = k.shape[2]
+    rows = rows.expand(batch, -1)
+    q, k = _compute(q), _compute(k)
+    masses = q.new_zeros(batch, heads, rows.shape[1], -(-nk // block_size))
+    lse = q.new_full((batch, heads, rows.shape[1]), -torch.inf)
+    for part in _chunks(rows.shape[1], batch * heads * nk * 4):
+        chunk = rows[:, part]
+        picked = q.gather(2, chunk.clamp_min(0)[:, None, :, None].expand(-1, heads, -1, q.shape[-1]))
+        seen = nk if q.is_cuda else min(int(chunk.max()) + nk - nq + 1, nk)
+        if seen <= nk - nq:
+            continue
+        scores = logits(picked, k[:, :, :seen], scale)
+        position = torch.where(chunk < 0, -1, chunk + nk - nq)
+        scores.masked_fill_(~_visible(position, torch.arange(seen, device=q.device), key_range), -torch.inf)
+        row_lse = torch.logsumexp(scores, -1)
+        weights = scores.sub_(_finite(row_lse)[..., None]).exp_()
+        weights = F.pad(weights, (0, -seen % block_size)).unflatten(-1, (-1, block_size)).sum(-1)
+        masses[:, :, part, : weights.shape[-1]] = weights
+        lse[:, :, part] = row_lse
+    return masses, lse
+
+
+def block_sparse_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    block_mask: Tensor,
+    scale: float | None = None,
+    key_range: Tensor | None = None,
+    block_size: int = 128,
+) -> tuple[Tensor, Tensor]:
+    """Attention over the kept tiles only.
+
+    q [B, Hq, Nq, D]; k [B, Hkv, Nk, D]; v [B, Hkv, Nk, Dv]; block_mask bool [B, Hq, query blocks, key blocks].
+    Returns out [B, Hq, Nq, Dv] in q's dtype and the logsumexp over the kept keys, fp32 [B, Hq, Nq]. A row without a kept key
+    gives 0 and -inf.
+    """
+    batch, heads, nq, _ = q.shape
+    nk, group = k.shape[2], heads // k.shape[1]
+    out = q.new_empty(batch, heads, nq, v.shape[-1])
+    q = _compute(q)
+    lse = q.new_empty(batch, heads, nq)
+    key_blocks = block_mask.shape[-1]
+    pad = (0, 0, 0, key_blocks * block_size - nk)
+    keys = F.pad(_compute(k), pad).unflatten(2, (key_blocks, block_size))
+    values = F.pad(_compute(v), pad).unflatten(2, (key_blocks, block_size))
+    within = torch.arange(block_size, device=q.device)
+    counts = block_mask.sum(-1).flatten().tolist()
+    kept = block_mask.nonzero()[:, -1].split(counts)
+    for n, index in enumerate(kept):
+        b, h, i = n // (heads * block_mask.shape[2]), n // block_mask.shape[2] % heads, n % block_mask.shape[2]
+        rows = slice(i * block_size, min((i + 1) * block_size, nq))
+        position = torch.arange(rows.start, rows.stop, device=q.device) + nk - nq
+        columns = (index[:, None] * block_size + within).flatten()
+        visible = _visible(position[None], columns, None if key_range is None else key_range[b : b + 1])[0, 0]
+        scores = logits(q[b, h, rows][None, None], keys[b, h // group, index].flatten(0, 1)[None, None], scale)[0, 0]
+        scores.masked_fill_(~visible, -torch.inf)
+        row_lse = torch.logsumexp(scores, -1)
+        weights = scores.sub_(_finite(row_lse)[:, None]).exp_()
+        out[b, h, rows] = (weights @ values[b, h // group, index].flatten(0, 1)).to(out.dtype)
+        lse[b, h, rows] = row_lse
+    return out, lse
+
+
+def row_logsumexp(q: Tensor, k: Tensor, scale: float | None = None, key_range: Tensor | None = None) -> Tensor:
+    """The logsumexp of each row's visible logits, dense: fp32 [B, Hq, Nq]; -inf for a row that sees no key."""
+    batch, heads, nq, _ = q.shape
+    nk = k.shape[2]
+    q, k = _compute(q), _compute(k)
+    lse = q.new_empty(batch, heads, nq)
+    for part in _chunks(nq, batch * heads * nk * 4):
+        seen = part.stop + nk - nq
+        scores = logits(q[:, :, part], k[:, :, :seen], scale)
+        position = torch.arange(part.start, part.stop, device=q.device) + nk - nq
+        scores.masked_fill_(~_visible(position[None], torch.arange(seen, device=q.device), key_range), -torch.inf)
+        lse[:, :, part] = torch.logsumexp(scores, -1)
+    return lse
+
+
+def dense_attention(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None, key_range: Tensor | None = None) -> Tensor:
+    """Causal attention over all keys: out [B, Hq, Nq, Dv] in q's dtype, by torch's own kernels, a chunk of rows at a time."""
+    batch, heads, nq, _ = q.shape
+    nk, group = k.shape[2], heads // k.shape[1]
+    if nq == nk and key_range is None:
+        if q.is_cuda:
+            return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=group > 1)
+        out = q.new_empty(*q.shape[:-1], v.shape[-1])
+        for member in range(group):
+            out[:, member::group] = F.scaled_dot_product_attention(q[:, member::group], k, v, is_causal=True, scale=scale)
+        return out
+    out = q.new_empty(*q.shape[:-1], v.shape[-1])
+    q, k, v = _compute(q), _compute(k), _compute(v)
+    for part in _chunks(nq, batch * heads * nk * 4):
+        seen = part.stop + nk - nq
+        position = torch.arange(part.start, part.stop, device=q.device) + nk - nq
+        visible = _visible(position[None], torch.arange(seen, device=q.device), key_range)
+        scores = logits(q[:, :, part], k[:, :, :seen], scale).masked_fill_(~visible, -torch.inf)
+        weights = torch.exp(scores - _finite(torch.logsumexp(scores, -1))[..., None])
+        grouped = weights.unflatten(1, (-1, group)).flatten(2, 3)
+        out[:, :, part] = (grouped @ v[:, :, :seen]).unflatten(2, (group, -1)).flatten(1, 2).to(out.dtype)
+    return out
+
+
+def _compute(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def logits(q: Tensor, k: Tensor, scale: float | None) -> Tensor:
+    """scale * q.k [B, Hq, rows, keys]: the heads of a group are stacked as rows, so keys are not repeated."""
+    group = q.shape[1] // k.shape[1]
+    stacked = (q * (q.shape[-1] ** -0.5 if scale is None else scale)).unflatten(1, (-1, group)).flatten(2, 3)
+    return (stacked @ k.transpose(-1, -2)).unflatten(2, (group, -1)).flatten(1, 2)
+
+
+def _visible(position: Tensor, keys: Tensor, key_range: Tensor | None) -> Tensor:
+    """bool [B or 1, 1, rows, keys]: key at or before the row's position [B or 1, rows], and both real."""
+    visible = keys <= position[..., None]
+    if key_range is not None:
+        start, end = key_range[:, :1, None], key_range[:, 1:, None]
+        visible = visible & (keys >= start) & (keys < end) & (position[..., None] >= start) & (position[..., None] < end)
+    return visible[:, None]
+
+
+def _finite(lse: Tensor) -> Tensor:
+    return lse.masked_fill(lse == -torch.inf, 0)
+
+
+def _chunks(rows: int, bytes_per_row: int) -> Iterator[slice]:
+    step = max(CHUNK_BYTES // max(bytes_per_row, 1), 1)
+    for start in range(0, rows, step):
+        yield slice(start, min(start + step, rows))

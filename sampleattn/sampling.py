@@ -1,0 +1,49 @@
+"""Stage 1, query-guided chunked sampling: which query rows are looked at (DESIGN of the paper: section 3.2, arXiv 2406.15486)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sampleattn.block_mask import Grid
+from sampleattn.config import SampleAttentionConfig
+
+BLOCKS_PER_SEGMENT = 8
+
+
+def segment_count(grid: Grid, config: SampleAttentionConfig) -> int:
+    """The number of equal parts of the queries: as set, else one per sampled block ("tail") or per 8 query blocks ("spread")."""
+    if config.segments is not None:
+        wanted = config.segments
+    elif config.sampling == "tail":
+        wanted = round(config.sample_ratio * grid.nq / grid.block)
+    else:
+        wanted = grid.query_blocks // BLOCKS_PER_SEGMENT
+    return min(max(wanted, 1), grid.query_blocks)
+
+
+def sampled_rows(grid: Grid, config: SampleAttentionConfig) -> Tensor:
+    """int64 [B or 1, S * m]: m sampled query rows of each of the S segments in turn, ascending; -1 where a segment has none left.
+
+    "tail" takes the last rows of each segment's last query block, at most a block of them; "spread" takes rows at equal
+    distances. Rows that are padding are -1.
+    """
+    segments = segment_count(grid, config)
+    first_block = torch.arange(segments + 1, device=grid.device) * grid.query_blocks
+    edges = (-(-first_block // segments) * grid.block).clamp_max(grid.nq)
+    begin, end = edges[:-1, None], edges[1:, None]
+    longest = min(-(-grid.query_blocks // segments) * grid.block, grid.nq)
+    count = min(max(-(-int(config.sample_ratio * grid.nq + 0.5) // segments), 1), longest)
+    step = torch.arange(count, device=grid.device)
+    if config.sampling == "tail":
+        count = min(count, grid.block)
+        rows = end - count + step[:count]
+        block_begin = (end - 1) // grid.block * grid.block
+        rows = torch.where(rows >= torch.maximum(block_begin, begin), rows, -1)
+    else:
+        length = end - begin
+        taken = length.clamp_max(count)
+        rows = torch.where(step < taken, begin + ((2 * step + 1) * length) // (2 * taken), -1)
+    rows = rows.reshape(1, -1)
+    real = grid.real_rows.gather(-1, rows.clamp_min(0).expand(grid.real_rows.shape[0], -1))
+    return torch.where(real & (rows >= 0), rows, -1)
