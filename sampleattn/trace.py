@@ -1,0 +1,317 @@
+"""Trace: one recorded prompt, read from a folder or a zip. Needs numpy only; what it reads is treated as hostile input."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from sampleattn.config import SampleAttentionConfig
+from sampleattn.trace_files import ArrayFile, open_source, read_meta_bytes, trace_errors
+from sampleattn.trace_format import (
+    META,
+    OUTPUT,
+    OUTPUT_ARRAYS,
+    TOKEN_ARRAYS,
+    TOKENS,
+    TraceError,
+    check_arrays,
+    layer_table,
+    parse_meta,
+    sizes,
+)
+from sampleattn.trace_writer import TraceWriter, save_files
+
+__all__ = ["Trace", "TraceError", "TraceOutput", "TraceWriter"]
+
+WINDOW_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class TraceOutput:
+    """What the dense and the sparse run predict.
+
+    logits_dense, logits_sparse: float [V] of the next token. continuation_*: int [T] greedy tokens; *_text: their pieces of text.
+    continuation_kl: float [T], KL(dense || sparse) in nats, both runs fed the dense continuation.
+    positions: int [P], prompt positions; there kl, top1_equal (bool), nll_dense, nll_sparse (nats, of the prompt's next token).
+    next_tokens: [{"id", "text"}], the likeliest next tokens of either run.
+    first_difference: index into the continuations, None if they are equal.
+    """
+
+    logits_dense: np.ndarray
+    logits_sparse: np.ndarray
+    continuation_dense: np.ndarray
+    continuation_sparse: np.ndarray
+    continuation_kl: np.ndarray
+    positions: np.ndarray
+    kl: np.ndarray
+    top1_equal: np.ndarray
+    nll_dense: np.ndarray
+    nll_sparse: np.ndarray
+    continuation_dense_text: list[str]
+    continuation_sparse_text: list[str]
+    next_tokens: list[dict]
+    first_difference: int | None
+
+
+class Trace:
+    """A recorded prompt. A trace still being written opens with what it has (`complete` is False).
+
+    Layers are counted from 0. Asking for one that was not analysed raises TraceError; in the [layers, heads] arrays it is NaN.
+    Files of layers are read, and their checksums compared, when they are first asked for.
+    """
+
+    def __init__(self, source):
+        self._source = source
+        self.meta = parse_meta(read_meta_bytes(source))
+        self._sizes = sizes(self.meta)
+        self.complete = self.meta["state"] == "complete"
+        self._layer_info = {entry["layer"]: entry for entry in self.meta["layers"]}
+        self._files = {}
+        with trace_errors("The trace"):
+            self._names = [name for name in self.meta["files"] if self._present(name)]
+        self._read_tokens()
+
+    @classmethod
+    def load(cls, path_or_file) -> Trace:
+        """The trace in a folder, a .zip, bytes of a zip or an open binary file. Raises TraceError."""
+        return cls(open_source(path_or_file))
+
+    def _present(self, name):
+        if self._source.size(name) is not None:
+            return True
+        if self.complete or name == TOKENS:
+            raise TraceError(f"{name} is missing; copy or record the trace again.")
+        return False
+
+    def _file(self, name, table, fixed):
+        if name not in self._files:
+            file = ArrayFile(self._source, name, self.meta["files"][name]["bytes"], self.meta["files"][name]["sha256"])
+            check_arrays(file.described, table(file.described), fixed, name)
+            self._files[name] = file
+        return self._files[name]
+
+    def _read_tokens(self):
+        file = self._file(TOKENS, lambda _: TOKEN_ARRAYS, {"N": self.length})
+        with trace_errors(TOKENS):
+            self.text = file.read("text").tobytes().decode("utf-8")
+        self.token_ids, self.offsets = file.read("ids"), file.read("offsets")
+        begin, end = self.offsets[:, 0], self.offsets[:, 1]
+        if (begin < 0).any() or (begin > end).any() or (end > len(self.text)).any() or (np.diff(self.offsets, axis=0) < 0).any():
+            raise TraceError(f"{TOKENS} holds offsets that are out of range or order; record the trace again.")
+
+    @property
+    def length(self) -> int:
+        """Tokens of the prompt."""
+        return self.meta["prompt"]["tokens"]
+
+    @property
+    def layers(self) -> int:
+        return self.meta["model"]["layers"]
+
+    @property
+    def heads(self) -> int:
+        return self.meta["model"]["heads"]
+
+    @property
+    def kv_heads(self) -> int:
+        return self.meta["model"]["kv_heads"]
+
+    @cached_property
+    def config(self) -> SampleAttentionConfig:
+        """The settings of the sparse run."""
+        return SampleAttentionConfig.from_dict(self.meta["settings"])
+
+    @cached_property
+    def tokens(self) -> list[str]:
+        """The text of each token; "" for special tokens. Byte tokens that share a character each give the whole character."""
+        return [self.text[begin:end] for begin, end in self.offsets.tolist()]
+
+    @cached_property
+    def recorded_layers(self) -> list[int]:
+        """The layers that were analysed and can be drawn."""
+        return [layer for layer, entry in self._layer_info.items() if entry["file"] in self._names]
+
+    def layer_reason(self, layer: int) -> str:
+        """Why a layer ran dense in the sparse run; "" if it ran sparse or is not recorded yet."""
+        return self._layer_info.get(layer, {}).get("reason", "")
+
+    def _layer(self, layer) -> ArrayFile:
+        if layer not in self.recorded_layers:
+            reason = self.layer_reason(layer) or ("it was not recorded" if self.complete else "the recording stopped before it")
+            raise TraceError(f"Layer {layer} has no picture ({reason}); choose another layer.")
+        return self._file(self._layer_info[layer]["file"], layer_table, self._sizes)
+
+    def _per_head(self, name):
+        values = np.full((self.layers, self.heads), np.nan)
+        for layer in self.recorded_layers:
+            values[layer] = self._layer(layer).read(name)
+        return values
+
+    @cached_property
+    def density(self) -> np.ndarray:
+        """Tiles computed / causal tiles, of the selection from the dense run's q and k. float [layers, heads]"""
+        return self._per_head("density")
+
+    @cached_property
+    def sparse_run_density(self) -> np.ndarray:
+        """The density that the sparse run had. float [layers, heads]"""
+        return self._per_head("sparse_run_density")
+
+    @cached_property
+    def cra(self) -> np.ndarray:
+        """The least recall over all rows: exact. float [layers, heads]"""
+        return self._per_head("cra")
+
+    @cached_property
+    def sampled_cra(self) -> np.ndarray:
+        """The least recall over the sampled rows. float [layers, heads]"""
+        return self._per_head("sampled_cra")
+
+    @cached_property
+    def output_error(self) -> np.ndarray:
+        """|sparse - dense| / |dense| of each head's output on the dense run's q, k, v. float [layers, heads]"""
+        return self._per_head("output_error")
+
+    @cached_property
+    def oracle_density(self) -> np.ndarray:
+        """The density of the fewest tiles (greedy) that bring every row to the target. float [layers, heads]"""
+        return self._per_head("oracle_density")
+
+    @cached_property
+    def rows_at_target(self) -> np.ndarray:
+        """The share of all rows whose recall reaches the target. float [layers, heads]"""
+        return self._per_head("rows_at_target")
+
+    def overview(self, layer: int, head: int) -> np.ndarray:
+        """The largest weight of each cell of the whole map. float32 [h, h], h = min(512, N)"""
+        return self._layer(layer).read("overview", head).astype(np.float32)
+
+    def recall(self, layer: int, head: int) -> np.ndarray:
+        """The exact recall of every row. float32 [N]"""
+        return self._layer(layer).read("recall", head).astype(np.float32)
+
+    def block_mask(self, layer: int, head: int) -> np.ndarray:
+        """The tiles that are computed. bool [query blocks, key blocks]"""
+        packed = self._layer(layer).read("block_mask", head)
+        return np.unpackbits(packed, axis=-1, count=self._sizes["kb"], bitorder="little").astype(bool)
+
+    def columns(self, layer: int, head: int) -> np.ndarray:
+        """The key blocks kept as columns in any segment, ascending."""
+        return np.flatnonzero(self._layer(layer).read("columns", head).any(axis=0))
+
+    def slashes(self, layer: int, head: int) -> np.ndarray:
+        """The slashes (query block - key block) kept in any segment, ascending."""
+        return np.flatnonzero(self._layer(layer).read("slashes", head).any(axis=0))
+
+    def column_mass(self, layer: int, head: int) -> np.ndarray:
+        """The share of all rows' mass in each key block. float32 [key blocks]"""
+        return self._layer(layer).read("column_mass", head)
+
+    def slash_mass(self, layer: int, head: int) -> np.ndarray:
+        """The share of all rows' mass in each slash. float32 [slashes]"""
+        return self._layer(layer).read("slash_mass", head)
+
+    def rows(self, layer: int) -> np.ndarray:
+        """The sampled rows whose tile masses are recorded. int32 [R]"""
+        rows = self._layer(layer).read("rows")
+        if ((rows < 0) | (rows >= self.length)).any():
+            raise TraceError(f"Layer {layer} holds sampled rows beyond the prompt; record the trace again.")
+        return rows
+
+    def tile_masses(self, layer: int, head: int) -> np.ndarray:
+        """The mass in each tile of the sampled rows. float32 [R, key blocks]"""
+        return self._layer(layer).read("tile_masses", head).astype(np.float32)
+
+    def label(self, layer: int, head: int) -> str:
+        """The head's pattern (see `patterns.label_heads`); "" if the layer was not analysed."""
+        labels = self._layer_info.get(layer, {}).get("labels") or []
+        return labels[head] if labels else ""
+
+    def pinned(self, layer: int) -> bool:
+        """Whether the layer's q and k were kept, so that `window` works."""
+        return layer in self.recorded_layers and "q" in self._layer(layer).described
+
+    def window(self, layer: int, head: int, rows: tuple, cols: tuple, shape: tuple, reduce: str = "max") -> np.ndarray:
+        """The exact weights of rows r0..r1 and columns c0..c1, pooled to at most shape (h, w) cells. float32 [h, w]
+
+        Cell (a, b) covers rows r0 + a*n//h .. r0 + (a+1)*n//h - 1, n = r1 - r0, and columns alike. reduce: "max", "mean" or "sum"
+        over the cell; weights above the diagonal are 0.
+        Raises TraceError if the layer is not pinned, ValueError for a bad window.
+        """
+        if not self.pinned(layer):
+            raise TraceError(f"Layer {layer} was recorded without its q and k; record with pin_layers={layer} to see windows.")
+        file, scale = self._layer(layer), self._layer_info[layer]["scale"]
+        q, lse = file.read("q", head), file.read("lse", head)
+        k = file.read("k", head // (self.heads // self.kv_heads))
+        scale = self._sizes["D"] ** -0.5 if scale is None else scale
+        return attention_window(q, k, lse, scale, rows, cols, shape, reduce)
+
+    @cached_property
+    def output(self) -> TraceOutput | None:
+        """What both runs predict; None if the recording stopped before it."""
+        if OUTPUT not in self._names:
+            return None
+        file = self._file(OUTPUT, lambda _: OUTPUT_ARRAYS, {})
+        arrays = {name: file.read(name) for name in OUTPUT_ARRAYS}
+        arrays["top1_equal"] = arrays["top1_equal"].astype(bool)
+        differs = np.flatnonzero(arrays["continuation_dense"] != arrays["continuation_sparse"])
+        texts = self.meta["output"]
+        return TraceOutput(
+            **arrays,
+            continuation_dense_text=texts.get("continuation_dense", []),
+            continuation_sparse_text=texts.get("continuation_sparse", []),
+            next_tokens=texts.get("next_tokens", []),
+            first_difference=int(differs[0]) if differs.size else None,
+        )
+
+    def save(self, path) -> Path:
+        """Copy the trace to a folder, or into one zip if the path ends in .zip; an older trace there stays until the copy is made.
+
+        Raises TraceError if a file of this trace is damaged, or if something that is no trace is in the way.
+        """
+        for layer in self.recorded_layers:
+            self._layer(layer)
+        _ = self.output
+        path = Path(path)
+        with trace_errors(str(path)):
+            save_files(self._source, [META, *self._names], path)
+        return path
+
+
+def attention_window(q, k, lse, scale, rows, cols, shape, reduce="max") -> np.ndarray:
+    """One head's weights exp(scale * q.k - lse) over a window, pooled (see `Trace.window`). q, k [N, D]; lse [N]; float32 [h, w]
+
+    Works in chunks of at most 64 MB, whatever the window's size. Queries and keys stand at the same positions.
+    """
+    (r0, r1), (c0, c1) = rows, cols
+    if not (0 <= r0 < r1 <= len(q) and 0 <= c0 < c1 <= len(k)):
+        raise ValueError(f"the window rows {r0}:{r1}, columns {c0}:{c1} does not lie within {len(q)} x {len(k)}")
+    if reduce not in ("max", "mean", "sum") or min(shape) < 1:
+        raise ValueError(f"reduce must be max, mean or sum and shape positive, not {reduce!r} and {shape}")
+    height, width = min(shape[0], r1 - r0), min(shape[1], c1 - c0)
+    row_edges = np.arange(height + 1) * (r1 - r0) // height
+    column_edges = np.arange(width + 1) * (c1 - c0) // width
+    cell_of_row = np.repeat(np.arange(height), np.diff(row_edges))
+    combine = np.maximum if reduce == "max" else np.add
+    keys = k[c0:c1].astype(np.float32).T
+    out = np.zeros((height, width), np.float32)
+    step = max(1, WINDOW_BYTES // (4 * (c1 - c0)))
+    for start in range(r0, r1, step):
+        stop = min(start + step, r1)
+        visible = min(c1, stop) - c0
+        if visible <= 0:
+            continue
+        weights = np.zeros((stop - start, c1 - c0), np.float32)
+        scores = q[start:stop].astype(np.float32) @ keys[:, :visible] * np.float32(scale) - lse[start:stop, None]
+        causal = np.arange(c0, c0 + visible) <= np.arange(start, stop)[:, None]
+        np.exp(scores, where=causal, out=weights[:, :visible])
+        pooled = combine.reduceat(weights, column_edges[:-1], axis=1)
+        cells = cell_of_row[start - r0 : stop - r0]
+        first = np.flatnonzero(np.diff(cells, prepend=-1))
+        out[cells[first]] = combine(out[cells[first]], combine.reduceat(pooled, first, axis=0))
+    if reduce == "mean":
+        out /= np.outer(np.diff(row_edges), np.diff(column_edges))
+    return out

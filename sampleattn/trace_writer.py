@@ -1,0 +1,157 @@
+"""TraceWriter: a trace's folder, written file by file so that what is there can be read after a crash. No torch."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import os
+import shutil
+import tempfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save as to_safetensors
+
+from sampleattn.trace_files import CHUNK, write_atomically
+from sampleattn.trace_format import (
+    META,
+    OUTPUT,
+    OUTPUT_ARRAYS,
+    PROVENANCE,
+    SCHEMA,
+    TOKEN_ARRAYS,
+    TOKENS,
+    TraceError,
+    check_arrays,
+    describe,
+    dump_meta,
+    layer_file,
+    layer_table,
+    parse_meta,
+    sizes,
+)
+
+
+class TraceWriter:
+    """Writes a trace into `folder`, which must be new or empty.
+
+    meta: dict with model, settings and, where known, machine and prompt {"title"}; the writer fills in the rest.
+    ids: int [N]; offsets: int [N, 2], character offsets of each token into `text`.
+    Raises TraceError if the folder is in use, or if what is to be written does not fit ARCHITECTURE.md's trace.
+    """
+
+    def __init__(self, folder, meta: dict, ids, offsets, text: str):
+        self.folder = Path(folder)
+        if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
+            raise TraceError(f"{self.folder} already exists and is not an empty folder; choose another name.")
+        data = text.encode("utf-8")
+        prompt = {"title": "", **meta.get("prompt", {})}
+        self.meta = {
+            "schema": SCHEMA,
+            "state": "recording",
+            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            **meta,
+            "prompt": prompt | {"sha256": hashlib.sha256(data).hexdigest(), "tokens": len(ids), "characters": len(text)},
+            "layers": [],
+            "timings": {},
+            "machine": meta.get("machine", {}),
+            "files": {},
+            "provenance": PROVENANCE,
+            "first_difference": None,
+            "summary": {},
+            "output": {},
+        }
+        ids, offsets = np.asarray(ids, np.int32), np.asarray(offsets, np.int32)
+        arrays = {"ids": ids, "offsets": offsets, "text": np.frombuffer(data, np.uint8)}
+        self._write_arrays(TOKENS, arrays, TOKEN_ARRAYS, sizes(self.meta) | {"bytes": len(data)})
+        self._write_meta()
+
+    def write_layer(self, layer: int, arrays: dict | None, info: dict) -> None:
+        """One layer: its arrays (None if it was not analysed) and info: ran and, where known, reason, labels, seconds, scale."""
+        entry = {"layer": layer, "reason": "", "file": None, "labels": [], "seconds": {}, "scale": None, **info}
+        if arrays is not None:
+            entry["file"] = layer_file(layer)
+            self._write_arrays(entry["file"], arrays, layer_table(arrays), sizes(self.meta))
+        others = [other for other in self.meta["layers"] if other["layer"] != layer]
+        self.meta["layers"] = sorted([*others, entry], key=lambda entry: entry["layer"])
+        self._write_meta()
+
+    def write_output(self, arrays: dict, texts: dict | None = None) -> None:
+        """What both runs predict: the arrays of OUTPUT_ARRAYS and the texts {continuation_dense, continuation_sparse, next_tokens}."""
+        self._write_arrays(OUTPUT, arrays, OUTPUT_ARRAYS, {})
+        differs = np.flatnonzero(np.asarray(arrays["continuation_dense"]) != np.asarray(arrays["continuation_sparse"]))
+        self.meta["first_difference"] = int(differs[0]) if differs.size else None
+        self.meta["output"] = texts or {}
+        self._write_meta()
+
+    def update(self, **fields) -> None:
+        """Put fields such as timings, machine or summary into meta.json."""
+        self.meta.update(fields)
+        self._write_meta()
+
+    def finish(self, **fields) -> None:
+        """The trace is complete: every layer and the output were written."""
+        self.update(**fields, state="complete")
+
+    def _write_arrays(self, name, arrays, table, fixed):
+        arrays = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
+        check_arrays(describe(arrays), table, fixed, name)
+        data = to_safetensors(arrays)
+        write_atomically(self.folder / name, data)
+        self.meta["files"][name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+    def _write_meta(self):
+        data = dump_meta(self.meta)
+        parse_meta(data)
+        write_atomically(self.folder / META, data)
+
+
+def save_files(source, names, path: Path) -> None:
+    """Copy the named files of a trace to a folder, or a zip if `path` ends in .zip; what lay there stays until the copy is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix.lower() == ".zip":
+        _save_zip(source, names, path)
+    else:
+        _save_folder(source, names, path)
+
+
+def _save_zip(source, names, path):
+    if path.is_dir():
+        raise TraceError(f"{path} is a folder; choose another name for the .zip.")
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name in names:
+                info = zipfile.ZipInfo(name)
+                info.compress_type = zipfile.ZIP_DEFLATED
+                with source.open(name) as original, archive.open(info, "w", force_zip64=True) as copy:
+                    shutil.copyfileobj(original, copy, CHUNK)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def _save_folder(source, names, path):
+    if path.exists() and not path.is_dir():
+        raise TraceError(f"{path} is a file; choose another name, or one that ends in .zip.")
+    if path.is_dir() and any(path.iterdir()) and not (path / META).is_file():
+        raise TraceError(f"{path} is a folder with other things in it; choose another name.")
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    previous = temporary / "previous"
+    try:
+        fresh = temporary / "fresh"
+        for name in names:
+            (fresh / name).parent.mkdir(parents=True, exist_ok=True)
+            with source.open(name) as original, open(fresh / name, "wb") as copy:
+                shutil.copyfileobj(original, copy, CHUNK)
+        if path.exists():
+            os.replace(path, previous)
+        os.replace(fresh, path)
+    except BaseException:
+        if previous.exists() and not path.exists():
+            os.replace(previous, path)
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
