@@ -1,4 +1,4 @@
-"""SampleAttention, the whole method on one screen (MLSys 2025, arXiv 2406.15486; `joint` selection and `spread` sampling are ours)."""
+"""SampleAttention, the whole method on one screen (MLSys 2025, arXiv 2406.15486; `joint` and `spread` are ours)."""
 
 from __future__ import annotations
 

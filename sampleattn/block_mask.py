@@ -103,7 +103,7 @@ class Grid:
         return torch.arange(self.query_blocks, device=self.device) * segments // self.query_blocks
 
     def tiles(self, columns: Tensor, slashes: Tensor) -> Tensor:
-        """The union of columns [B, H, S, key blocks] and slashes [B, H, S, slashes] as a mask [B, H, query blocks, key blocks]."""
+        """The union of columns [B, H, S, key blocks] and slashes [B, H, S, slashes]: bool [B, H, query blocks, key blocks]."""
         segment = self.segment_of_block(columns.shape[2])
         index = self.slash_index.clamp_min(0).expand(*slashes.shape[:2], -1, -1)
         return (columns[:, :, segment] | slashes[:, :, segment].gather(-1, index)) & self.causal

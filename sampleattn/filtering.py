@@ -121,7 +121,7 @@ def _joint(samples: _Samples, grid: Grid, config: SampleAttentionConfig) -> tupl
     add; each round takes every piece that scores at least ROUND_THRESHOLD of the best. A head that has enough stops changing.
     """
     batch, heads, segments = samples.masses.shape[:3]
-    always = grid.always_kept(config)
+    always = grid.always_kept(config.replace(last_blocks=0))  # rows of the last blocks speak for the others
     columns = samples.masses.new_zeros(batch, heads, segments, grid.key_blocks, dtype=torch.bool)
     slashes = samples.masses.new_zeros(batch, heads, segments, grid.slashes, dtype=torch.bool)
     wanted = config.rows_at_target * samples.real.sum(-1)

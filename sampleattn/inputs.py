@@ -9,7 +9,7 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def check_inputs(q: Tensor, k: Tensor, v: Tensor | None = None, padding: Tensor | None = None) -> None:
-    """Raises TypeError or ValueError unless q [B, Hq, Nq, D], k [B, Hkv, Nk, D], v [B, Hkv, Nk, Dv], padding [B, Nk] fit together."""
+    """Raises TypeError or ValueError unless q [B, Hq, Nq, D], k [B, Hkv, Nk, D], v [B, Hkv, Nk, Dv], padding [B, Nk] fit."""
     tensors = {"q": q, "k": k} | ({} if v is None else {"v": v})
     for name, x in tensors.items():
         if not isinstance(x, Tensor):
@@ -33,7 +33,7 @@ def check_inputs(q: Tensor, k: Tensor, v: Tensor | None = None, padding: Tensor 
 
 
 def check_padding(padding: Tensor, batch: int, nk: int) -> None:
-    """Raises ValueError unless padding is [B, Nk]; on a CPU also unless real tokens are contiguous (on a GPU that would wait for it)."""
+    """Raises ValueError unless padding is [B, Nk] and, checked on a CPU only (a GPU would have to wait), contiguous."""
     if not isinstance(padding, Tensor) or tuple(padding.shape) != (batch, nk):
         found = tuple(padding.shape) if isinstance(padding, Tensor) else type(padding).__name__
         raise ValueError(f"padding must be a tensor of shape ({batch}, {nk}), True for real tokens, not {found}")
@@ -50,4 +50,4 @@ def check_block_mask(mask: Tensor, q: Tensor, k: Tensor, block_size: int) -> Non
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
         raise TypeError(f"block_mask must be a bool tensor, not {getattr(mask, 'dtype', type(mask).__name__)}")
     if tuple(mask.shape) != expected:
-        raise ValueError(f"block_mask must have shape {expected} [batch, query heads, query blocks, key blocks], not {tuple(mask.shape)}")
+        raise ValueError(f"block_mask must be [batch, heads, query blocks, key blocks] = {expected}, not {tuple(mask.shape)}")

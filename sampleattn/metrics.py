@@ -1,4 +1,4 @@
-"""How much attention mass a block mask retains: recall of every row, CRA, and the greedy oracle. Exact, without an N x N matrix."""
+"""How much attention mass a block mask retains: recall of every row, CRA, the greedy oracle. Exact, without an N x N matrix."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def cra(recall: Tensor) -> Tensor:
 def tile_masses(
     q: Tensor, k: Tensor, scale: float | None = None, padding: Tensor | None = None, block_size: int = 128
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """One pass over all rows, a query block at a time: (query block, masses [B, Hq, rows, key blocks], logsumexp [B, Hq, rows])."""
+    """All rows, a query block at a time: (query block, masses [B, Hq, rows, key blocks], logsumexp [B, Hq, rows])."""
     real = key_range(padding)
     for start in range(0, q.shape[2], block_size):
         rows = torch.arange(start, min(start + block_size, q.shape[2]), device=q.device)[None]
