@@ -158,7 +158,11 @@ class Trace:
     @cached_property
     def sparse_run_density(self) -> np.ndarray:
         """The density that the sparse run had. float [layers, heads]"""
-        return self._per_head("sparse_run_density")
+        values = np.full((self.layers, self.heads), np.nan)
+        for layer, entry in self._layer_info.items():
+            if entry["sparse_run_density"]:
+                values[layer] = entry["sparse_run_density"]
+        return values
 
     @cached_property
     def cra(self) -> np.ndarray:
@@ -268,7 +272,7 @@ class Trace:
         )
 
     def save(self, path) -> Path:
-        """Copy the trace to a folder, or into one zip if the path ends in .zip; an older trace there stays until the copy is made.
+        """Copy the trace to a folder, or into one zip if the path ends in .zip; an older trace there stays until it is whole.
 
         Raises TraceError if a file of this trace is damaged, or if something that is no trace is in the way.
         """

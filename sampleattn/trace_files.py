@@ -70,7 +70,7 @@ class Zip:
             if name == "layers/":
                 continue
             if name != META and not FILE_NAME.fullmatch(name):
-                raise TraceError(f"The zip holds {ascii(name[:60])}, which is no file of a trace; choose a .zip that record wrote.")
+                raise TraceError(f"The zip holds {ascii(name[:60])}, no file of a trace; choose a .zip that record wrote.")
             if name in self._infos:
                 raise TraceError(f"The zip holds {name} twice; choose a .zip that record wrote.")
             if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
@@ -79,7 +79,7 @@ class Zip:
         unpacked = sum(info.file_size for info in self._infos.values())
         packed = sum(info.compress_size for info in self._infos.values())
         if unpacked > MAX_ZIP_BYTES or (unpacked > SMALL_ZIP_BYTES and unpacked > MAX_ZIP_RATIO * packed):
-            raise TraceError(f"The zip unpacks to {unpacked / 1e9:,.1f} GB, too much for a trace; open the trace's folder instead.")
+            raise TraceError(f"The zip unpacks to {unpacked / 1e9:,.1f} GB, too much for one; open the trace's folder instead.")
 
     def size(self, name: str) -> int | None:
         return self._infos[name].file_size if name in self._infos else None

@@ -25,10 +25,10 @@ MAX_LAYERS, MAX_HEADS, MAX_HEAD_DIM, MAX_TOKENS = 999, 1024, 8192, 1 << 26
 DTYPES = {"F32": np.float32, "F16": np.float16, "I32": np.int32, "U8": np.uint8}
 _CODES = {np.dtype(dtype): code for code, dtype in DTYPES.items()}
 
-# name: (dtypes, shape). A letter is a size that meta.json fixes (see `sizes`), or one that is free but the same all over the file.
+# name: (dtypes, shape). A letter is a size that meta.json fixes (see `sizes`), or a free one that is the same all over the file.
 LAYER_ARRAYS = {
     "overview": ("F16", "H h h"),
-    "recall": ("F16", "H N"),
+    "recall": ("F32", "H N"),
     "block_mask": ("U8", "H kb bytes"),
     "columns": ("U8", "H S kb"),
     "slashes": ("U8", "H S kb"),
@@ -37,7 +37,7 @@ LAYER_ARRAYS = {
     "rows": ("I32", "R"),
     "tile_masses": ("F16", "H R kb"),
     **dict.fromkeys(("density", "cra", "sampled_cra", "output_error", "oracle_density"), ("F32", "H")),
-    **dict.fromkeys(("rows_at_target", "sparse_run_density"), ("F32", "H")),
+    "rows_at_target": ("F32", "H"),
 }
 PINNED_ARRAYS = {"q": ("F16 F32", "H N D"), "k": ("F16 F32", "K N D"), "lse": ("F32", "H N")}
 TOKEN_ARRAYS = {"ids": ("I32", "N"), "offsets": ("I32", "N 2"), "text": ("U8", "bytes")}
@@ -183,6 +183,7 @@ _LAYER = {
     "layer": int,
     "ran": str,
     "reason": str,
+    "sparse_run_density": list,
     "file": _TEXT_OR_NONE,
     "labels": list,
     "seconds": dict,
@@ -256,12 +257,15 @@ def _check_layers(meta):
         _check_types(entry, _LAYER, "meta.json")
         _require(last < entry["layer"] < meta["model"]["layers"], "lists its layers out of order or range")
         last = entry["layer"]
-        _require(entry["ran"] in ("sparse", "dense"), f"has a wrong 'ran' for layer {last}")
+        _require(entry["ran"] in ("sparse", "dense", ""), f"has a wrong 'ran' for layer {last}")
         _require(entry["file"] in (None, layer_file(last)), f"names a wrong file for layer {last}")
         _require(entry["file"] is None or entry["file"] in meta["files"], f"does not list the file of layer {last}")
         labels = entry["labels"]
         _require(all(isinstance(label, str) and len(label) <= 64 for label in labels), f"has wrong labels for layer {last}")
         _require(len(labels) == (heads if entry["file"] else 0), f"has {len(labels)} labels for layer {last}")
+        densities = entry["sparse_run_density"]
+        known = len(densities) in (0, heads) and all(_is(density, _NUMBER) for density in densities)
+        _require(known, f"has wrong sparse-run densities for layer {last}")
         _require(all(_is(value, _NUMBER) for value in entry["seconds"].values()), f"has wrong seconds for layer {last}")
 
 

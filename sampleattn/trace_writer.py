@@ -68,8 +68,9 @@ class TraceWriter:
         self._write_meta()
 
     def write_layer(self, layer: int, arrays: dict | None, info: dict) -> None:
-        """One layer: its arrays (None if it was not analysed) and info: ran and, where known, reason, labels, seconds, scale."""
-        entry = {"layer": layer, "reason": "", "file": None, "labels": [], "seconds": {}, "scale": None, **info}
+        """One layer of the dense run: its arrays (None if not analysed) and info: labels, scale, seconds, reason, where known."""
+        entry = {"layer": layer, "ran": "", "reason": "", "file": None, "labels": [], "seconds": {}, "scale": None, **info}
+        entry.setdefault("sparse_run_density", [])
         if arrays is not None:
             entry["file"] = layer_file(layer)
             self._write_arrays(entry["file"], arrays, layer_table(arrays), sizes(self.meta))
@@ -77,8 +78,15 @@ class TraceWriter:
         self.meta["layers"] = sorted([*others, entry], key=lambda entry: entry["layer"])
         self._write_meta()
 
+    def write_sparse_run(self, layers: dict[int, dict]) -> None:
+        """What the sparse run did: layer -> {ran, reason, sparse_run_density, seconds}, added to what is known of it."""
+        for entry in self.meta["layers"]:
+            known = layers.get(entry["layer"], {})
+            entry.update(known | {"seconds": entry["seconds"] | known.get("seconds", {})})
+        self._write_meta()
+
     def write_output(self, arrays: dict, texts: dict | None = None) -> None:
-        """What both runs predict: the arrays of OUTPUT_ARRAYS and the texts {continuation_dense, continuation_sparse, next_tokens}."""
+        """What both runs predict: arrays as in OUTPUT_ARRAYS; texts as `Trace.output` has them (*_text, next_tokens)."""
         self._write_arrays(OUTPUT, arrays, OUTPUT_ARRAYS, {})
         differs = np.flatnonzero(np.asarray(arrays["continuation_dense"]) != np.asarray(arrays["continuation_sparse"]))
         self.meta["first_difference"] = int(differs[0]) if differs.size else None
@@ -108,7 +116,7 @@ class TraceWriter:
 
 
 def save_files(source, names, path: Path) -> None:
-    """Copy the named files of a trace to a folder, or a zip if `path` ends in .zip; what lay there stays until the copy is made."""
+    """Copy the named files of a trace to a folder, or a zip if `path` ends in .zip; what lay there stays until it is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix.lower() == ".zip":
         _save_zip(source, names, path)

@@ -8,7 +8,7 @@ from sampleattn.config import SampleAttentionConfig
 from sampleattn.trace import TraceWriter
 
 KINDS = ("sink", "local", "column", "slash", "column+slash", "dense")
-WORDS = ["def", "total", "=", "price", "*", "count\n", "", "", "", "return", "naïve", "+", "'größe'", "#", "数", "of", "items,", "if", "any:\n"]
+WORDS = ["def", "total", "=", "price", "*", "count\n", "return", "naïve", "+", "'größe'", "#", "数", "of", "items,", "any:\n"]
 
 
 def tokenize(tokens: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, str]:
@@ -74,7 +74,7 @@ def head_arrays(weights: np.ndarray, kind: str, config: SampleAttentionConfig, r
     sampled = (masses[rows] * mask[rows // block]).sum(axis=1)
     return {
         "overview": np.maximum.reduceat(np.maximum.reduceat(weights, edges, axis=0), edges, axis=1).astype(np.float16),
-        "recall": recall.astype(np.float16),
+        "recall": recall.astype(np.float32),
         "block_mask": np.packbits(mask, axis=-1, bitorder="little"),
         "columns": columns,
         "slashes": slashes,
@@ -87,7 +87,6 @@ def head_arrays(weights: np.ndarray, kind: str, config: SampleAttentionConfig, r
         "output_error": np.float32(1 - recall.mean()),
         "oracle_density": np.float32((np.argmax(reach, axis=1) + 1).sum() / causal.sum()),
         "rows_at_target": np.float32((recall >= config.cra).mean()),
-        "sparse_run_density": np.float32(mask.sum() / causal.sum()),
     }
 
 
@@ -143,7 +142,7 @@ def write_synthetic_trace(
             },
             "settings": config.to_dict(),
             "prompt": {"title": title},
-            "machine": {"device": "cpu", "cpu": "made up", "torch": "2.13.0", "transformers": "5.23", "triton": None, "backend": "torch"},
+            "machine": {"device": "cpu", "cpu": "made up", "torch": "2.13.0", "triton": None, "backend": "torch"},
         },
         ids,
         offsets,
@@ -161,10 +160,11 @@ def write_synthetic_trace(
         arrays = [head_arrays(weight, kind, config, rows) for weight, kind in zip(weights, kinds, strict=True)]
         arrays = {name: np.stack([array[name] for array in arrays]) for name in arrays[0]} | extra | {"rows": rows}
         ran, reason = ("dense", "sliding-window attention") if layer in dense_layers else ("sparse", "")
-        if ran == "dense":
-            arrays["sparse_run_density"][:] = 1
         seconds = {"dense": 0.01, "sample": 0.001, "select": 0.001, "sparse": 0.004, "analysis": 0.02}
-        writer.write_layer(layer, arrays, {"ran": ran, "reason": reason, "labels": kinds, "seconds": seconds, "scale": head_dim**-0.5})
+        info = {"labels": kinds, "seconds": seconds, "scale": head_dim**-0.5}
+        density = arrays["density"] if ran == "sparse" else np.ones(heads)
+        run = {"ran": ran, "reason": reason, "sparse_run_density": density.tolist()}
+        writer.write_layer(layer, arrays, info if stop_after else info | run)
     if stop_after is None:
         _write_output(writer, rng, tokens, vocabulary, continuation, first_difference)
         writer.finish(timings={"dense_run_s": 1.5, "sparse_run_s": 0.9, "analysis_s": 3.0})
