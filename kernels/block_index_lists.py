@@ -1,0 +1,58 @@
+"""From a block mask to the lists that the sparse forward walks: built on the GPU, without waiting for it."""
+
+import torch
+import triton
+import triton.language as tl
+
+from .primitives import check_block_size, on_device, real_keys
+
+
+def block_index_lists(block_mask, queries, keys, key_range=None, block_size=128):
+    """The kept key blocks of every query block, ascending, without tiles that no row of the block can see.
+
+    block_mask bool [B, H, query blocks, key blocks], any strides; queries, keys: the counts Nq and Nk; key_range int32 [B, 2].
+    Returns ids [B, H, query blocks, key blocks] (int16, or int32 from 32768 key blocks on), of which the first spans[..., 2] are
+    written, and spans int32 [B, H, query blocks, 3]: the entries spans[..., 0] .. spans[..., 1] - 1 need no mask (every row sees
+    every key), the other ones up to spans[..., 2] do.
+    """
+    check_block_size(block_size)
+    batch, heads, query_blocks, key_blocks = block_mask.shape
+    ids = torch.empty(block_mask.shape, dtype=torch.int16 if key_blocks < 2**15 else torch.int32, device=block_mask.device)
+    spans = torch.empty(batch, heads, query_blocks, 3, dtype=torch.int32, device=block_mask.device)
+    with on_device(block_mask):
+        _lists[(query_blocks, batch * heads)](
+            block_mask.view(torch.uint8), ids, spans, key_range, *block_mask.stride(), heads, queries, keys, key_blocks,
+            HAS_RANGE=key_range is not None, BLOCK=block_size, CHUNK=min(1024, triton.next_power_of_2(key_blocks)),
+        )  # fmt: skip
+    return ids, spans
+
+
+@triton.jit(do_not_specialize=["sm_b", "sm_h", "sm_q", "heads", "Nq", "Nk", "key_blocks"])
+def _lists(
+    mask_ptr, ids_ptr, spans_ptr, range_ptr, sm_b, sm_h, sm_q, sm_k, heads, Nq, Nk, key_blocks,
+    HAS_RANGE: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr,
+):  # fmt: skip
+    block, row = tl.program_id(0), tl.program_id(1)
+    batch, head = row // heads, row % heads
+    out = row.to(tl.int64) * tl.num_programs(0) + block
+    lo, hi = real_keys(range_ptr, batch, Nk, HAS_RANGE)
+    first = block * BLOCK + Nk - Nq  # key position of the block's first query
+    last = tl.minimum(first + BLOCK, Nk) - 1
+    begin, end = lo // BLOCK, tl.cdiv(tl.minimum(hi, last + 1), BLOCK)  # tiles with a visible key
+    full_begin = tl.cdiv(lo, BLOCK)
+    full_end = tl.maximum(tl.minimum(hi, first + 1) // BLOCK, full_begin)  # tiles in which every row sees every key
+    mask_ptr += batch.to(tl.int64) * sm_b + head.to(tl.int64) * sm_h + block.to(tl.int64) * sm_q
+    ids_ptr += out * key_blocks
+    count, before, until = 0, 0, 0
+    for start in range(0, key_blocks, CHUNK):
+        tiles = start + tl.arange(0, CHUNK)
+        kept = tl.load(mask_ptr + tiles.to(tl.int64) * sm_k, mask=tiles < key_blocks, other=0).to(tl.int32)
+        kept = tl.where((kept != 0) & (tiles >= begin) & (tiles < end), 1, 0)
+        place = count + tl.cumsum(kept, 0) - 1
+        tl.store(ids_ptr + place, tiles.to(ids_ptr.dtype.element_ty), mask=kept != 0)
+        count += tl.sum(kept, 0)
+        before += tl.sum(tl.where(tiles < full_begin, kept, 0), 0)
+        until += tl.sum(tl.where(tiles < full_end, kept, 0), 0)
+    tl.store(spans_ptr + out * 3, before)
+    tl.store(spans_ptr + out * 3 + 1, until)
+    tl.store(spans_ptr + out * 3 + 2, count)

@@ -1,0 +1,322 @@
+"""The Triton kernels against float64: no further off than twice their torch twin plus a rounding band.
+
+The same cases run in Triton's interpreter (float16, float32, small; bfloat16 is wrong there) and, marked `gpu`, on a GPU. The
+interpreter is chosen when Triton is first imported, so without a GPU one test starts a second pytest with TRITON_INTERPRET=1.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from sampleattn import backends, reference
+
+pytest.importorskip("triton", reason="Triton is not installed")
+from sampleattn.kernels.block_index_lists import block_index_lists  # noqa: E402
+from sampleattn.kernels.primitives import INTERPRETED  # noqa: E402
+
+BLOCK = 128
+EPSILON = torch.finfo(torch.float32).eps
+
+
+@pytest.fixture(params=["interpreter", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request):
+    if request.param == "cuda":
+        if INTERPRETED or not torch.cuda.is_available():
+            pytest.skip("needs an NVIDIA GPU")
+        return torch.device("cuda")
+    if not INTERPRETED:
+        pytest.skip("runs in test_in_the_interpreter")
+    return torch.device("cpu")
+
+
+@pytest.fixture(params=["half", "wide"])
+def dtype(request, device):
+    """float16 and float32 in the interpreter, float16 and bfloat16 on a GPU."""
+    return torch.float16 if request.param == "half" else torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
+@pytest.fixture
+def poison(monkeypatch):
+    """torch.empty comes filled with NaN (integers: 99), so that an output nobody wrote is seen."""
+    empty = torch.empty
+
+    def poisoned(*args, **kwargs):
+        x = empty(*args, **kwargs)
+        return x.fill_(float("nan") if x.is_floating_point() else 99)
+
+    monkeypatch.setattr(torch, "empty", poisoned)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="this is the interpreter")
+def test_in_the_interpreter():
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "not gpu", "-p", "no:cacheprovider", __file__]
+    env = os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
+    run = subprocess.run(command, env=env, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=600)
+    assert run.returncode == 0 and " passed" in run.stdout, run.stdout[-6000:] + run.stderr[-2000:]
+
+
+def inputs(device, dtype, heads=2, kv_heads=1, nq=300, nk=None, head_dim=64, value_dim=None, padding=None):
+    """q, k, v, a random causal block mask, key_range; `padding`: the (first, one-past-last) real key of each batch row."""
+    nk, batch = nk or nq, 1 if padding is None else len(padding)
+    generator = torch.Generator().manual_seed(nq * 1009 + nk * 31 + head_dim + heads)
+
+    def random(*shape):
+        return torch.randn(*shape, generator=generator).to(device, dtype)
+
+    q, k = random(batch, heads, nq, head_dim), random(batch, kv_heads, nk, head_dim)
+    v = random(batch, kv_heads, nk, value_dim or head_dim)
+    mask = torch.rand(batch, heads, -(-nq // BLOCK), -(-nk // BLOCK), generator=generator).to(device) < 0.6
+    key_range = None if padding is None else torch.tensor(padding, dtype=torch.int32, device=device)
+    return q, k, v, mask, key_range
+
+
+def exact(q, k, v, mask, scale, key_range):
+    """out, lse and cell probabilities in float64, dense, over the cells of the mask; and the largest |q|.|k| behind a logit."""
+    nq, nk, group = q.shape[2], k.shape[2], q.shape[1] // k.shape[1]
+    q, k, v = q.double(), k.double().repeat_interleave(group, 1), v.double().repeat_interleave(group, 1)
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    position = torch.arange(nq, device=q.device)[:, None] + nk - nq
+    keys = torch.arange(nk, device=q.device)[None]
+    visible = (keys <= position)[None, None]
+    if key_range is not None:
+        lo, hi = key_range[:, 0, None, None, None], key_range[:, 1, None, None, None]
+        visible = visible & (keys >= lo) & (keys < hi) & (position >= lo) & (position < hi)
+    cells = mask.repeat_interleave(BLOCK, 2)[:, :, :nq].repeat_interleave(BLOCK, 3)[..., :nk] & visible
+    logits = (q @ k.mT * scale).masked_fill(~cells, -torch.inf)
+    lse = torch.logsumexp(logits, -1)
+    weights = torch.exp(logits - lse.masked_fill(lse == -torch.inf, 0)[..., None])
+    return weights @ v, lse, weights, float((q.abs() @ k.abs().mT).max() * scale)
+
+
+def within(found, twin, truth, band, what):
+    """Both finite where the truth is, equal where it is -inf, and `found` off by at most 2 x the twin's error + band."""
+    assert found.shape == truth.shape, what
+    found, twin, finite = found.double(), twin.double(), truth.isfinite()
+    assert torch.equal(found.isfinite(), finite), f"{what}: NaN or inf where there should be none, or none where there should be"
+    assert torch.equal(found[~finite], truth[~finite]), what
+    if finite.any():
+        error, allowed = (found - truth)[finite].abs().max(), 2 * (twin - truth)[finite].abs().max() + band
+        assert error <= allowed, f"{what}: off by {error:.3g}, allowed {allowed:.3g}"
+
+
+def compare(q, k, v, mask, key_range=None, scale=None, clean=None):
+    """All three kernels against float64 and their twins. `clean`: the same k, v with numbers in place of the padding."""
+    triton, k0, v0 = backends.twins("triton"), *(clean or (k, v))
+    truth, lse, _, size = exact(q, k0, v0, mask, scale, key_range)
+    band = 8 * EPSILON * (1 + size)  # of a logit summed in float32
+    largest = float(v0.abs().max())
+    out, out_lse = triton.block_sparse_attention(q, k, v, mask, scale, key_range)
+    twin, twin_lse = reference.block_sparse_attention(q, k0, v0, mask, scale, key_range)
+    assert out.dtype == q.dtype and out_lse.dtype == torch.float32
+    within(out, twin, truth, (torch.finfo(q.dtype).eps + band) * largest, "out")
+    within(out_lse, twin_lse, lse, band, "lse")
+
+    _, lse, weights, _ = exact(q, k0, v0, torch.ones_like(mask), scale, key_range)
+    dense = triton.row_logsumexp(q, k, scale, key_range)
+    within(dense, reference.row_logsumexp(q, k0, scale, key_range), lse, band, "row_logsumexp")
+
+    batch, nq, tiles = q.shape[0], q.shape[2], mask.shape[3]
+    rows = torch.cat((torch.randperm(nq)[:150], torch.tensor([-1, nq - 1]))).to(q.device).expand(batch, -1)
+    masses, row_lse = triton.sampled_tile_masses(q, k, rows, scale, key_range)
+    twin, twin_lse = reference.sampled_tile_masses(q, k0, rows, scale, key_range)
+    missing = (rows < 0)[:, None]
+    padded = torch.nn.functional.pad(weights, (0, tiles * BLOCK - weights.shape[-1])).unflatten(-1, (tiles, BLOCK)).sum(-1)
+    wanted = padded[:, :, rows[0].clamp_min(0)].masked_fill(missing[..., None], 0)
+    within(masses, twin, wanted, band, "tile masses")
+    within(row_lse, twin_lse, lse[:, :, rows[0].clamp_min(0)].masked_fill(missing, -torch.inf), band, "rows' lse")
+
+
+@pytest.mark.parametrize("length", [1, 127, 128, 129, 300, 1000])
+def test_lengths(device, dtype, poison, length):
+    compare(*inputs(device, dtype, nq=length, heads=1 if length == 1000 else 2))
+
+
+@pytest.mark.gpu
+def test_a_longer_length(device, dtype, poison):
+    compare(*inputs(device, dtype, nq=1024 if INTERPRETED else 4097, heads=4, kv_heads=2, head_dim=128))
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2, 1])
+def test_groups(device, dtype, poison, kv_heads):
+    compare(*inputs(device, dtype, heads=4, kv_heads=kv_heads, nq=200))
+
+
+@pytest.mark.parametrize(("head_dim", "value_dim"), [(64, 32), (96, 96), (128, 128), (192, 128), (256, 256), (40, 72)])
+def test_head_dims(device, dtype, poison, head_dim, value_dim):
+    compare(*inputs(device, dtype, heads=1, head_dim=head_dim, value_dim=value_dim))
+
+
+@pytest.mark.parametrize(("nq", "nk"), [(1, 300), (100, 300), (128, 384), (129, 700)])
+def test_fewer_queries_than_keys(device, dtype, poison, nq, nk):
+    compare(*inputs(device, dtype, nq=nq, nk=nk))
+
+
+@pytest.mark.parametrize(("nq", "nk"), [(300, 300), (150, 333)])
+def test_mixed_padding(device, dtype, poison, nq, nk):
+    """Left, right and no padding in one batch, and nothing but padding; NaN in padded keys and values stays out."""
+    q, k, v, mask, key_range = inputs(device, dtype, nq=nq, nk=nk, heads=1, padding=[(0, nk), (130, nk), (0, nk - 170), (5, 5)])
+    real = torch.arange(nk, device=device)
+    padded = ~((real >= key_range[:, :1]) & (real < key_range[:, 1:]))[:, None, :, None]
+    compare(q, k.masked_fill(padded, torch.nan), v.masked_fill(padded, torch.nan), mask, key_range, clean=(k, v))
+
+
+def test_strides(device, dtype, poison):
+    """Token-major q and k, as models give them, v with its last dimension strided, and an expanded mask."""
+    q, k, v, mask, _ = inputs(device, dtype, heads=4, kv_heads=2)
+    q, k = (x.transpose(1, 2).contiguous().transpose(1, 2) for x in (q, k))
+    v = torch.stack((v, v), -1)[..., 0]
+    assert v.stride(-1) == 2 and not q.is_contiguous()
+    compare(q, k, v, mask[:, :1].expand(-1, 4, -1, -1))
+
+
+@pytest.mark.parametrize("kind", ["huge", "equal", "dominant"])
+def test_extreme_logits(device, dtype, poison, kind):
+    q, k, v, mask, _ = inputs(device, dtype)
+    if kind == "huge":  # logits of about +-1e4
+        compare(q * 16, k * 16, v, mask, scale=5.0)
+    elif kind == "equal":
+        compare(q, torch.zeros_like(k), v, mask)
+    else:
+        k[:, :, 7] = q[:, :1, 200] * 30
+        compare(q, k, v, mask)
+
+
+def test_rows_without_a_kept_tile(device, dtype, poison):
+    q, k, v, mask, _ = inputs(device, dtype)
+    out, lse = backends.twins("triton").block_sparse_attention(q, k, v, torch.zeros_like(mask))
+    assert (out == 0).all() and (lse == -torch.inf).all()
+
+
+@pytest.mark.parametrize("length", [1, 200, 1500])
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_mask_to_lists_and_back(device, poison, length, share):
+    queries = -(-length // 2)
+    off, tiles, rows = length - queries, -(-length // BLOCK), -(-queries // BLOCK)
+    mask = torch.rand(2, 3, rows, tiles, generator=torch.Generator().manual_seed(length)).to(device) < share
+    key_range = torch.tensor([[0, length], [length // 3, length - length // 4]], dtype=torch.int32, device=device)
+    ids, spans = block_index_lists(mask, queries, length, key_range)
+    j, i = torch.arange(tiles), torch.arange(rows)[:, None]
+    for b, (lo, hi) in enumerate(key_range.tolist()):
+        first, last = i * BLOCK + off, ((i + 1) * BLOCK).clamp_max(queries) + off - 1
+        seen = (j * BLOCK <= last) & ((j + 1) * BLOCK > lo) & (j * BLOCK < hi)
+        full = ((j + 1) * BLOCK <= (first + 1).clamp_max(hi)) & (j * BLOCK >= lo)
+        for h in range(3):
+            for row in range(rows):
+                begin, end, count = spans[b, h, row].tolist()
+                listed = ids[b, h, row, :count].cpu().long()
+                assert torch.equal(listed, (mask[b, h, row].cpu() & seen[row]).nonzero()[:, 0])
+                assert full[row][listed[begin:end]].all() and not full[row][listed[:begin]].any()
+                assert not full[row][listed[end:]].any()
+
+
+def test_rows_of_all_batches_at_once(device, poison):
+    q, k, *_ = inputs(device, torch.float16, padding=[(0, 300), (40, 300)])
+    rows = torch.tensor([[3, 250, -1]], device=device)
+    once, each = (backends.twins("triton").sampled_tile_masses(q, k, r) for r in (rows, rows.expand(2, -1).contiguous()))
+    assert torch.equal(once[0], each[0]) and torch.equal(once[1], each[1])
+
+
+def half(*shape):
+    return torch.zeros(*shape, dtype=torch.float16)
+
+
+BAD = [
+    ({"q": torch.zeros(1, 2, 8, 64, dtype=torch.float64)}, TypeError, "float64"),
+    ({"q": "text"}, TypeError, "str"),
+    ({"q": half(2, 8, 64)}, ValueError, "4 dimensions"),
+    ({"k": half(1, 2, 8, 32)}, ValueError, "k must be"),
+    ({"k": half(1, 3, 8, 64), "v": half(1, 3, 8, 64)}, ValueError, "multiple of the key heads"),
+    ({"q": half(1, 2, 9, 64)}, ValueError, "9 queries"),
+    ({"v": half(1, 2, 7, 64)}, ValueError, "v must be"),
+    ({"k": half(1, 2, 0, 64)}, ValueError, "not be empty"),
+    ({"q": half(1, 2, 8, 512), "k": half(1, 2, 8, 512)}, ValueError, "at most 256"),
+    ({"scale": -1.0}, ValueError, "scale"),
+    ({"scale": float("nan")}, ValueError, "scale"),
+    ({"key_range": torch.zeros(1, 2, dtype=torch.int64)}, TypeError, "int64"),
+    ({"key_range": torch.zeros(2, 2, dtype=torch.int32)}, ValueError, "key_range must be"),
+    ({"block_size": 100}, ValueError, "block_size"),
+    ({"block_mask": torch.ones(1, 2, 1, 1)}, TypeError, "float32"),
+    ({"block_mask": torch.ones(1, 2, 1, 2, dtype=torch.bool)}, ValueError, r"\[1, 2, 1, 1\]"),
+]
+
+
+@pytest.mark.parametrize(("change", "error", "message"), BAD, ids=[str(i) for i in range(len(BAD))])
+def test_bad_inputs_are_named_before_any_launch(device, change, error, message):
+    q = half(1, 2, 8, 64)
+    good = {"q": q, "k": q, "v": q, "block_mask": torch.ones(1, 2, 1, 1, dtype=torch.bool)}
+    values = {name: x.to(device) if isinstance(x, torch.Tensor) else x for name, x in (good | change).items()}
+    with pytest.raises(error, match=message):
+        backends.twins("triton").block_sparse_attention(**values)
+
+
+@pytest.mark.parametrize(("rows", "error"), [(torch.zeros(1, 4), TypeError), (torch.zeros(3, 4, dtype=torch.int64), ValueError)])
+def test_bad_rows(device, rows, error):
+    q = half(1, 2, 8, 64).to(device)
+    with pytest.raises(error, match="rows must be"):
+        backends.twins("triton").sampled_tile_masses(q, q, rows.to(device))
+
+
+@pytest.mark.skipif(INTERPRETED, reason="the interpreter takes CPU tensors")
+def test_cpu_tensors_are_refused():
+    q = half(1, 2, 8, 64)
+    with pytest.raises(ValueError, match="needs CUDA tensors, found cpu"):
+        backends.twins("triton").row_logsumexp(q, q)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("selection", ["joint", "independent", "window"])
+@pytest.mark.parametrize("padded", [False, True])
+def test_sample_attention_never_waits_for_the_gpu(device, selection, padded):
+    """The whole method on the kernels, no host sync, and the torch backend's output on the same selection."""
+    from sampleattn import SampleAttentionConfig, sample_attention
+
+    q, k, v, *_ = inputs(device, torch.bfloat16, heads=4, kv_heads=2, nq=2048, head_dim=64)
+    padding = torch.arange(2048, device=device)[None] >= 100 if padded else None
+    config = SampleAttentionConfig(selection=selection, backend="triton")
+    sample_attention(q, k, v, config, padding=padding)  # compiles
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        out, chosen = sample_attention(q, k, v, config, padding=padding, return_selection=True)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    key_range = torch.tensor([[100, 2048]], dtype=torch.int32, device=device) if padded else None
+    twin, _ = reference.block_sparse_attention(q, k, v, chosen.block_mask, None, key_range)
+    assert (out.float() - twin.float()).abs().max() < 0.05 and not out.isnan().any()
+
+
+class TestResolve:
+    def test_torch_and_auto_on_a_cpu(self):
+        assert backends.resolve("torch", "cpu") == "torch"
+        assert backends.resolve("auto", torch.device("cpu")) == "torch"
+
+    @pytest.mark.skipif(INTERPRETED, reason="the interpreter takes CPU tensors")
+    def test_triton_on_a_cpu_is_an_error(self):
+        with pytest.raises(RuntimeError, match="backend='triton' can't run: the tensors are on cpu"):
+            backends.resolve("triton", "cpu")
+
+    def test_triton_that_is_not_installed_is_an_error(self, monkeypatch):
+        monkeypatch.setattr(backends, "find_spec", lambda name: None)
+        with pytest.raises(RuntimeError, match="Triton is not installed"):
+            backends.resolve("triton", "cuda")
+        assert backends.resolve("auto", "cuda") == "torch"
+
+    def test_an_older_gpu(self, monkeypatch):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.version, "cuda", "12.8")
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+        assert backends.resolve("auto", "cuda") == "torch"
+        with pytest.raises(RuntimeError, match="compute capability 7.5"):
+            backends.resolve("triton", "cuda")
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+        assert backends.resolve("auto", "cuda") == backends.resolve("triton", "cuda") == "triton"
+
+    def test_unknown_names(self):
+        with pytest.raises(ValueError, match="auto, torch or triton"):
+            backends.resolve("cuda", "cpu")
+        with pytest.raises(ValueError, match="torch"):
+            backends.twins("auto")
