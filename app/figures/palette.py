@@ -1,0 +1,11 @@
+"""The colours of every figure: one ramp for weights and numbers (cividis, safe for colour-blind eyes), one colour per role."""
+
+RAMP = (
+    "#00224e", "#002d6c", "#1c3770", "#33436e", "#434e6c", "#525a6c", "#61656f", "#6f7073", "#7d7c78",
+    "#8b8878", "#9a9476", "#aba173", "#bcaf6d", "#cdbc65", "#dfcb59", "#f2da49", "#fee838",
+)  # fmt: skip
+KEPT = "#2f9bff"
+DROPPED = "#d55e00"
+SPARSE = "#0072b2"
+DENSE = "#8a6d00"
+MUTED = "#7d8794"

@@ -1,0 +1,35 @@
+"""Recall per row beside the target."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from app.figures.chart import Chart, Level, Line
+from app.figures.palette import DROPPED, KEPT
+
+POINTS = 1024
+
+
+def chart(recall, target, title, footer) -> Chart:
+    """The least and the median recall of up to 1,024 equal groups of rows, and the target."""
+    count = min(POINTS, len(recall))
+    edges = np.arange(count + 1) * len(recall) // count
+    groups = list(zip(edges[:-1], edges[1:], strict=True))
+    least = np.array([recall[a:b].min() for a, b in groups])
+    middle = np.array([np.median(recall[a:b]) for a, b in groups])
+    size = int(np.ceil(len(recall) / count))
+    each = "of each row" if size == 1 else f"of each {size} rows"
+    curves = [Line(edges[:-1], least, f"least {each}", KEPT, width=1.2)]
+    if size > 1:
+        curves.append(Line(edges[:-1], middle, f"median {each}", DROPPED, dash=True, width=1.2))
+    low = float(recall.min())
+    return Chart(
+        title=title,
+        x="query row (token)",
+        y="recall",
+        layers=(*curves, Level(target, f"target {target:g}", "#7d8794")),
+        footer=footer,
+        values={"recall": recall},
+        y_range=(max(0.0, low - 0.05), 1.01),
+        height=340,
+    )

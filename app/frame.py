@@ -1,0 +1,59 @@
+"""The frame around every view: navigation, what is open, and the layer and head on show."""
+
+import streamlit as st
+
+from app import session
+from app.reading import model_name, plain, title
+from app.views import head_map, heads, output, overview, recall, speed, text
+from sampleattn.trace import TraceError
+
+PAGES = (
+    (overview.page, "Overview", "overview", ":material/image:"),
+    (text.page, "Use my text", "text", ":material/edit_note:"),
+    (heads.page, "Heads", "heads", ":material/grid_view:"),
+    (head_map.page, "Map", "map", ":material/grid_on:"),
+    (recall.page, "Recall", "recall", ":material/show_chart:"),
+    (speed.page, "Speed", "speed", ":material/speed:"),
+    (output.page, "Output", "output", ":material/compare_arrows:"),
+)
+
+
+def pages() -> dict:
+    """The pages by url path."""
+    return {
+        path: st.Page(function, title=name, url_path=path, icon=icon, default=path == "overview")
+        for function, name, path, icon in PAGES
+    }
+
+
+def run() -> None:
+    """Draw the navigation, the line that says what is open, and the page."""
+    known = pages()
+    chosen = st.navigation(list(known.values()), position="top")
+    session.keep_pages(known)
+    for sentence in session.said():
+        st.info(sentence, icon=":material/info:")
+    try:
+        opened = session.current()
+    except TraceError as error:
+        st.warning(f"{plain(str(error))} Without a trace, start with *Use my text*.", icon=":material/folder_off:")
+        if chosen.url_path == "text":
+            chosen.run()
+        return
+    _what_is_open(opened)
+    chosen.run()
+
+
+def _what_is_open(opened) -> None:
+    trace = opened.trace
+    line, layer, head = st.columns([6, 1.6, 1.6], vertical_alignment="bottom")
+    state = "" if trace.complete else " · recording stopped early, layers recorded so far"
+    line.markdown(
+        f"**{plain(title(trace))}** · {trace.length:,} tokens · {plain(model_name(trace))}, {trace.layers} layers × {trace.heads} heads"
+        f" · target {trace.config.cra:g}{' · demo' if opened.demo else ''}{state}"
+    )
+    first = session.first_head()
+    layer.selectbox("Layer", range(trace.layers), index=first[0], key="layer", bind="query-params", format_func=lambda l: f"Layer {l}",
+                    label_visibility="collapsed")  # fmt: skip
+    head.selectbox("Head", range(trace.heads), index=first[1], key="head", bind="query-params", format_func=lambda h: f"Head {h}",
+                   label_visibility="collapsed")  # fmt: skip

@@ -1,0 +1,15 @@
+"""The entry point: `streamlit run app/main.py`, from any folder. It holds the frame (navigation, open trace, layer and head)."""
+
+import sys
+from pathlib import Path
+
+ROOT = str(Path(__file__).resolve().parents[1])
+if ROOT not in sys.path:
+    sys.path.append(ROOT)
+
+import streamlit as st  # noqa: E402
+
+from app import frame  # noqa: E402
+
+st.set_page_config(page_title="SampleAttention explorer", page_icon=":material/grid_on:", layout="wide")
+frame.run()

@@ -1,0 +1,73 @@
+"""The pieces that several views share: a number with its sentence, a kind badge, the link to another view, the map of the head on show."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from app import reading, session
+from app.components import map_canvas, pack
+from app.figures import head_map
+from sampleattn.trace import TraceError
+
+KINDS = {
+    "exact": ("green", ":material/check_circle:", "Computed for every row of the prompt."),
+    "sampled": ("orange", ":material/scatter_plot:", "Computed for the sampled rows only."),
+    "recorded": ("blue", ":material/history:", "Measured when it was recorded, on the machine named; not on this one now."),
+}
+
+
+def badge(kind: str) -> None:
+    """Say whether a number is exact, sampled or recorded."""
+    colour, icon, help_text = KINDS[kind]
+    st.badge(kind, color=colour, icon=icon, help=help_text)
+
+
+def number(label: str, value: str, kind: str, sentence: str) -> None:
+    """A number, its kind, and a plain sentence of what it says."""
+    with st.container(border=True, gap="xxsmall"):
+        with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
+            st.markdown(f"**{label}**", width="content")
+            badge(kind)
+        st.markdown(f"## {value}")
+        st.markdown(sentence)
+
+
+def drawable(trace, layer: int) -> bool:
+    """Whether the layer was analysed; if not, say why and what to do."""
+    if layer in trace.recorded_layers:
+        return True
+    reason = trace.layer_reason(layer) or ("it was not recorded" if trace.complete else "the recording stopped before it")
+    st.info(f"Layer {layer} has no picture: {reading.plain(reason)}. Choose another layer above.", icon=":material/layers_clear:")
+    return False
+
+
+def show_map(opened, layer: int, head: int, scale: str, overlay: bool, below: int) -> None:
+    """Paint the head's map; `below` is the height of the rest of the page, in pixels."""
+    trace = opened.trace
+    weights, mask = trace.overview(layer, head), trace.block_mask(layer, head)
+    header = head_map.header(
+        weights, mask, trace.columns(layer, head), trace.slashes(layer, head), trace.config.block_size, trace.length,
+        reading.cell_labels(trace, len(weights)), scale, overlay,
+        layer=layer, head=head, below=below, title=f"Attention map of layer {layer}, head {head}",
+    )  # fmt: skip
+    map_canvas(pack(header, weights=weights, tiles=mask.astype("uint8")), key="map_canvas")
+
+
+def map_chart(trace, layer: int, head: int, scale: str, overlay: bool):
+    """The same map as a chart for files."""
+    density, cra = trace.density[layer, head], trace.cra[layer, head]
+    return head_map.chart(
+        trace.overview(layer, head), trace.block_mask(layer, head), trace.columns(layer, head), trace.slashes(layer, head),
+        trace.config.block_size, trace.length, scale, overlay,
+        f"Layer {layer}, head {head}: {density:.1%} of the tiles computed, worst row's recall {cra:.3f} (exact)",
+        reading.footer(trace, layer, head),
+    )  # fmt: skip
+
+
+def go_to(path: str, label: str, icon: str) -> None:
+    """A link to another view that keeps layer and head."""
+    st.page_link(session.pages()[path], label=label, icon=icon)
+
+
+def failure(error: TraceError) -> None:
+    st.error(reading.plain(str(error)), icon=":material/error:")

@@ -1,0 +1,99 @@
+"""What the pages say of a trace in words: its model, its footer, its telling head, the text of a block. No streamlit."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+PUNCTUATION = re.compile(r"([!-/:-@\[-`{-~])")
+VISIBLE = str.maketrans({"\n": "⏎", "\t": "⇥", "\r": "␍"})
+
+
+def plain(text: str) -> str:
+    """Text of a trace or a user, safe inside Markdown: every sign that Markdown could read is escaped."""
+    return PUNCTUATION.sub(r"\\\1", visible(text))
+
+
+def visible(text: str) -> str:
+    """Text on one line: line ends and tabs as signs, other control characters as a box."""
+    return "".join(sign if sign.isprintable() else "□" for sign in text.translate(VISIBLE))
+
+
+def excerpt(trace, first: int, end: int, limit: int = 80) -> str:
+    """The prompt's text at tokens first..end-1, on one line, cut to `limit` signs."""
+    if first >= min(end, trace.length):
+        return ""
+    begin, stop = int(trace.offsets[first, 0]), int(trace.offsets[min(end, trace.length) - 1, 1])
+    text = trace.text[begin : min(stop, begin + limit + 1)]
+    return visible(text[:limit]) + ("…" if stop - begin > limit else "")
+
+
+def cell_labels(trace, cells: int) -> list[str]:
+    """The text under each of `cells` equal pieces of the prompt."""
+    edges = np.arange(cells + 1) * trace.length // cells
+    return [excerpt(trace, int(first), int(end), 60) for first, end in zip(edges[:-1], edges[1:], strict=True)]
+
+
+def model_name(trace) -> str:
+    """The model as people call it: the last part of its folder or hub id."""
+    name = trace.meta["model"]["name"]
+    folder = Path(name)
+    return "bundled model" if folder.name == "model" and folder.parent.name == "data" else visible(folder.name or name)
+
+
+def title(trace) -> str:
+    return visible(trace.meta["prompt"]["title"])[:80] or "untitled prompt"
+
+
+def settings_line(config) -> str:
+    """The settings that decide what is kept, in one line."""
+    if config.selection == "joint":
+        aim = f"target {config.cra:g} for {config.rows_at_target:.0%} of the sampled rows"
+    else:
+        columns = config.alpha_columns if config.alpha_columns is not None else config.cra
+        slashes = config.alpha_slashes if config.alpha_slashes is not None else config.cra
+        aim = f"columns up to {columns:g} of the mass, " + (
+            f"window {config.window_ratio:.0%}" if config.selection == "window" else f"slashes up to {slashes:g}"
+        )
+    segments = "automatic" if config.segments is None else config.segments
+    return (
+        f"selection {config.selection}, {aim}, sampling {config.sampling} {config.sample_ratio:.3g}, segments {segments}, scope {config.scope}, "
+        f"block {config.block_size}, sink {config.sink_blocks}, local {config.local_blocks}, last {config.last_blocks}"
+    )
+
+
+def footer(trace, layer: int | None = None, head: int | None = None) -> str:
+    """What an exported figure says of its origin: model, prompt hash, layer, head, settings."""
+    model, prompt = trace.meta["model"], trace.meta["prompt"]
+    revision = f" at {visible(model['revision'])[:12]}" if model.get("revision") else ""
+    place = "all layers and heads" if layer is None else f"layer {layer}, head {head}"
+    return (
+        f"SampleAttention explorer · {model_name(trace)}{revision} · prompt {title(trace)}, {trace.length:,} tokens, "
+        f"sha256 {visible(prompt['sha256'])[:16]} · {place}\n{settings_line(trace.config)}"
+    )
+
+
+def telling_head(trace) -> tuple[int, int]:
+    """The head that a newcomer sees first: among those with columns and slashes, the one that saves the most tiles."""
+    density = trace.density
+    if not np.isfinite(density).any():
+        return (trace.recorded_layers[0], 0) if trace.recorded_layers else (0, 0)
+    telling = np.zeros(density.shape, bool)
+    for layer in trace.recorded_layers:
+        for head in range(trace.heads):
+            telling[layer, head] = "column" in trace.label(layer, head) and "slash" in trace.label(layer, head)
+    pool = telling & np.isfinite(density)
+    cost = np.where(pool if pool.any() else np.isfinite(density), density, np.inf)
+    return tuple(int(i) for i in np.unravel_index(np.argmin(cost), cost.shape))
+
+
+def kind_of(trace, field: str, otherwise: str) -> str:
+    """Whether a number of the trace is "exact", "sampled" or "recorded"."""
+    return trace.meta["provenance"].get(field, {}).get("kind", otherwise)
+
+
+def row_place(row: int, length: int) -> str:
+    return f"row {row:,} of {length:,}"

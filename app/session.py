@@ -1,0 +1,197 @@
+"""What one browser tab has open. The only module with st.cache_* and st.session_state.
+
+Opened traces are files in a folder of this process, named by the hash of their content; a Trace is read only, so sessions may share one.
+Nothing else is shared between sessions.
+"""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import streamlit as st
+from streamlit.runtime import Runtime
+from streamlit.runtime.scriptrunner import get_script_run_ctx
+
+from app.reading import ROOT, telling_head
+from sampleattn.trace import Trace, TraceError
+
+KEPT_TRACES = 12
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A trace on screen: its data, the key that stands for its content, and where it lies."""
+
+    trace: Trace
+    key: str
+    path: Path
+    demo: bool
+
+
+def demo_path() -> Path:
+    """The recorded trace of the start screen; SAMPLEATTN_DEMO names another one."""
+    return Path(os.environ.get("SAMPLEATTN_DEMO") or ROOT / "data" / "traces" / "demo.zip")
+
+
+@st.cache_resource(show_spinner=False)
+def _folder() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="sampleattention-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+@st.cache_resource(max_entries=KEPT_TRACES, show_spinner=False)
+def _load(path: str, stamp: tuple) -> tuple[Trace, tuple[int, int]]:
+    trace = Trace.load(path)
+    return trace, telling_head(trace)
+
+
+def _stamp(path: Path) -> tuple:
+    meta = path / "meta.json" if path.is_dir() else path
+    status = meta.stat()
+    return status.st_mtime_ns, status.st_size
+
+
+def _open(path: Path, key: str, demo: bool = False) -> Opened:
+    try:
+        stamp = _stamp(path)
+    except OSError:
+        raise TraceError(f"{path.name} is not there; check the path, or record a trace.") from None
+    trace, _ = _load(str(path), stamp)
+    return Opened(trace, key, path, demo)
+
+
+def current() -> Opened:
+    """The trace of this tab: the one opened here, the one its link names, else the demo. Raises TraceError if there is none at all."""
+    opened = st.session_state.get("opened")
+    if opened is None:
+        opened = _from_link() or _open(demo_path(), "", demo=True)
+        st.session_state["opened"] = opened
+    if not opened.demo:
+        st.query_params["trace"] = opened.key
+    return opened
+
+
+def _from_link() -> Opened | None:
+    key = st.query_params.get("trace")
+    if not key:
+        return None
+    path = _folder() / f"{key}.zip"
+    if len(key) == 32 and all(sign in "0123456789abcdef" for sign in key) and path.is_file():
+        return _open(path, key)
+    del st.query_params["trace"]
+    say("The trace of this link is not open on this machine any more, so the demo is shown. Open its file again from Overview.")
+    return None
+
+
+def open_bytes(data: bytes) -> None:
+    """Open an uploaded zip. Raises TraceError and leaves open what was open."""
+    key = hashlib.sha256(data).hexdigest()[:32]
+    Trace.load(data)
+    path = _folder() / f"{key}.zip"
+    path.write_bytes(data)
+    _show(_open(path, key))
+
+
+def open_path(place: str) -> None:
+    """Open a trace folder or zip of this machine. Raises TraceError and leaves open what was open."""
+    path = Path(place).expanduser()
+    Trace.load(path)
+    target = _folder() / f"{hashlib.sha256(f'{path.resolve()}{_stamp(path)}'.encode()).hexdigest()[:32]}.zip"
+    if path.is_dir():
+        Trace.load(path).save(target)
+    else:
+        shutil.copyfile(path, target)
+    _show(_open(target, target.stem))
+
+
+def open_trace(trace: Trace) -> None:
+    """Open what was just recorded."""
+    target = _folder() / "new.zip"
+    trace.save(target)
+    key = hashlib.sha256(target.read_bytes()).hexdigest()[:32]
+    target = target.replace(_folder() / f"{key}.zip")
+    _show(_open(target, key))
+
+
+def open_demo() -> None:
+    st.query_params.pop("trace", None)
+    _show(_open(demo_path(), "", demo=True))
+
+
+def _show(opened: Opened) -> None:
+    files = sorted(_folder().glob("*.zip"), key=lambda file: file.stat().st_mtime)
+    for old in files[:-KEPT_TRACES]:
+        old.unlink(missing_ok=True)
+    st.session_state["opened"] = opened
+    for key in ("layer", "head"):
+        st.session_state.pop(key, None)
+
+
+def shown_head() -> tuple[int, int]:
+    """The layer and head on show."""
+    return st.session_state["layer"], st.session_state["head"]
+
+
+def choose_picked_head() -> None:
+    """A callback: show the head that was clicked on the board."""
+    picked = st.session_state["head_board"]["picked"]
+    if picked:
+        st.session_state["layer"], st.session_state["head"] = (int(number) for number in picked)
+
+
+def first_head() -> tuple[int, int]:
+    """The telling head of the open trace."""
+    opened = current()
+    return _load(str(opened.path), _stamp(opened.path))[1]
+
+
+def say(sentence: str) -> None:
+    """A sentence for the top of the next page drawn."""
+    st.session_state.setdefault("said", []).append(sentence)
+
+
+def said() -> list[str]:
+    return st.session_state.pop("said", [])
+
+
+def pages() -> dict:
+    """The pages of the navigation by url path."""
+    return st.session_state["pages"]
+
+
+def keep_pages(pages: dict) -> None:
+    st.session_state["pages"] = pages
+
+
+def job():
+    """The recording of this tab, if there is one."""
+    return st.session_state.get("job")
+
+
+def keep_job(job) -> None:
+    st.session_state["job"] = job
+
+
+def timing_job():
+    """The timing of this tab, if there is one."""
+    return st.session_state.get("timing_job")
+
+
+def keep_timing_job(job) -> None:
+    st.session_state["timing_job"] = job
+
+
+def still_here():
+    """A function that says, from any thread, whether this tab is still connected."""
+    context = get_script_run_ctx()
+    if context is None or not Runtime.exists():
+        return lambda: True
+    return partial(Runtime.instance().is_active_session, context.session_id)

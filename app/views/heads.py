@@ -1,0 +1,126 @@
+"""All heads on one board: how much is computed of each, how well it is kept, and which pattern it has."""
+
+import numpy as np
+import streamlit as st
+
+from app import export, parts, reading, session
+from app.components import head_board
+from app.figures import heads as figure
+
+NUMBERS = {
+    "Density": ("density", True, "exact", "Tiles computed of each head, as a share of its causal tiles. Less is cheaper."),
+    "CRA": ("cra", True, "exact", "The worst row's recall of each head (CRA), over every row of the prompt."),
+    "Rows at target": ("rows_at_target", True, "exact", "The share of all rows of each head whose recall reaches the target."),
+    "Sampled CRA": (
+        "sampled_cra",
+        True,
+        "sampled",
+        "The worst recall among the sampled rows: all that the method itself can see.",
+    ),
+    "Output error": (
+        "output_error",
+        False,
+        "exact",
+        "How far each head's sparse output is from its dense output, relative to the dense one.",
+    ),
+    "Oracle density": (
+        "oracle_density",
+        True,
+        "exact",
+        "The fewest tiles (found greedily) that would bring every row to the target: the limit.",
+    ),
+}
+
+
+def page() -> None:
+    opened = session.current()
+    trace = opened.trace
+    top, menu = st.columns([8, 1], vertical_alignment="bottom")
+    shown = top.segmented_control(
+        "Number", list(NUMBERS), default="Density", required=True, key="number", bind="query-params", label_visibility="collapsed"
+    )
+    field, share, kind, sentence = NUMBERS[shown]
+    values = getattr(trace, field)
+    with menu:
+        export.menu(f"heads_{field}", lambda: _chart(trace, shown), opened, "heads")
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.markdown(f"{sentence} {_spread(values, share)}", width="content")
+        parts.badge(reading.kind_of(trace, field, kind))
+    selected = session.shown_head()
+    picked = head_board(
+        figure.board(values, _text(values, share), _details(trace), selected, trace.kv_heads, shown, share),
+        "head_board",
+        session.choose_picked_head,
+    )
+    if picked:
+        st.switch_page(session.pages()["map"])
+    parts.go_to("map", f"Open the map of layer {selected[0]}, head {selected[1]}", ":material/grid_on:")
+    _patterns(trace)
+    _dense_layers(trace)
+
+
+def _spread(values, share) -> str:
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        return "No layer of this trace was analysed."
+    low, middle, high = (f"{value:.1%}" if share else f"{value:.3g}" for value in (finite.min(), np.median(finite), finite.max()))
+    return f"Here from {low} to {high}, median {middle}."
+
+
+def _text(values, share):
+    return [["–" if value != value else f"{value:.0%}" if share else f"{value:.2g}" for value in row] for row in values]
+
+
+def _details(trace):
+    def words(layer, head):
+        if layer not in trace.recorded_layers:
+            return f"Layer {layer}, head {head}: no picture. {reading.visible(trace.layer_reason(layer))}"
+        return (
+            f"Layer {layer}, head {head} · {reading.visible(trace.label(layer, head))} · density {trace.density[layer, head]:.1%} "
+            f"(oracle {trace.oracle_density[layer, head]:.1%}) · worst row's recall {trace.cra[layer, head]:.3f} · "
+            f"{trace.rows_at_target[layer, head]:.1%} of rows at target · output error {trace.output_error[layer, head]:.2g}"
+        )
+
+    return [[words(layer, head) for head in range(trace.heads)] for layer in range(trace.layers)]
+
+
+def _labels(trace):
+    return [[trace.label(layer, head) for head in range(trace.heads)] for layer in range(trace.layers)]
+
+
+def _chart(trace, shown):
+    field, share, kind, sentence = NUMBERS[shown]
+    values = getattr(trace, field)
+    return figure.chart(
+        values, _text(values, share), _labels(trace), trace.kv_heads, f"{shown} ({kind})", share, f"{sentence} {_spread(values, share)}",
+        reading.footer(trace),
+    )  # fmt: skip
+
+
+def _patterns(trace) -> None:
+    counts: dict[str, list[str]] = {}
+    for layer, row in enumerate(_labels(trace)):
+        for head, label in enumerate(row):
+            if label:
+                counts.setdefault(reading.visible(label), []).append(f"{layer}.{head}")
+    if counts:
+        st.markdown("**Patterns** of the heads (layer.head), told from their sampled tile masses")
+        ordered = sorted(counts.items(), key=lambda item: -len(item[1]))
+        st.dataframe(
+            {
+                "pattern": [label for label, _ in ordered],
+                "heads": [len(where) for _, where in ordered],
+                "which": [", ".join(where) for _, where in ordered],
+            },
+            hide_index=True,
+            column_config={"which": st.column_config.TextColumn(width="large")},
+        )
+
+
+def _dense_layers(trace) -> None:
+    dense = [(layer, trace.layer_reason(layer)) for layer in range(trace.layers) if trace.layer_reason(layer)]
+    if dense:
+        st.markdown(f"**{len(dense)} layers ran dense** in the sparse run:")
+        st.dataframe(
+            {"layer": [layer for layer, _ in dense], "reason": [reading.visible(reason) for _, reason in dense]}, hide_index=True
+        )

@@ -1,0 +1,95 @@
+"""The start screen: a finished picture, three numbers, and where to go from here."""
+
+import streamlit as st
+
+from app import benchmarks, export, parts, reading, session
+from sampleattn.trace import TraceError
+
+COMMAND = """python -m sampleattn record --model meta-llama/Llama-3.2-1B --prompt-file prompt.txt \\
+    --out my_trace.zip --device cuda --cra 0.95"""
+
+
+def page() -> None:
+    opened = session.current()
+    trace = opened.trace
+    layer, head = session.shown_head()
+    if not parts.drawable(trace, layer):
+        _actions()
+        return
+    picture, words = st.columns([1.25, 1], gap="medium")
+    with picture:
+        st.markdown(f"#### What layer {layer}, head {head} attends to, and what SampleAttention computes of it")
+        parts.show_map(opened, layer, head, "log", True, below=330)
+    with words:
+        _numbers(trace, layer, head)
+        export.menu(f"map_layer{layer}_head{head}", lambda: parts.map_chart(trace, layer, head, "log", True), opened, "overview")
+    _actions()
+
+
+def _numbers(trace, layer, head) -> None:
+    columns, slashes = len(trace.columns(layer, head)), len(trace.slashes(layer, head))
+    parts.number(
+        "Tiles computed",
+        f"{trace.density[layer, head]:.1%}",
+        "exact",
+        f"of this head's causal tiles, in {columns} columns and {slashes} slashes. Over all recorded heads: "
+        f"{_mean(trace.density):.1%}; the least any block method could do at this target: {_mean(trace.oracle_density):.1%}.",
+    )
+    recall = trace.recall(layer, head)
+    worst = int(recall.argmin())
+    parts.number(
+        "Worst row's recall",
+        f"{recall[worst]:.3f}",
+        "exact",
+        f"Row {worst:,} of {trace.length:,} keeps the least of its attention, at “{reading.plain(reading.excerpt(trace, worst, worst + 1, 24))}”. "
+        f"{trace.rows_at_target[layer, head]:.1%} of this head's rows reach the target {trace.config.cra:g}.",
+    )
+    record = benchmarks.headline(benchmarks.load())
+    if record is None:
+        parts.number(
+            "Speed-up", "–", "recorded", "There is no data/benchmarks.csv with dense and sparse attention at one length yet."
+        )
+        return
+    parts.number("Speed-up", f"{record.speedup:.1f} ×", "recorded", record.sentence)
+
+
+def _mean(values) -> float:
+    recorded = values[values == values]
+    return float(recorded.mean()) if recorded.size else float("nan")
+
+
+def _actions() -> None:
+    st.divider()
+    mine, open_column, gpu = st.columns(3, gap="medium")
+    with mine:
+        st.markdown("**Look at your own prompt**")
+        parts.go_to("text", "Use my text", ":material/edit_note:")
+    with open_column:
+        st.markdown("**Look at a recorded one**")
+        if st.button("Open a trace", icon=":material/folder_open:"):
+            _open_dialog()
+        if not session.current().demo and st.button("Back to the demo", icon=":material/undo:"):
+            session.open_demo()
+            st.rerun()
+    with gpu, st.popover("How to record on a GPU", icon=":material/memory:"):
+        st.markdown("On the machine with the GPU, from this repository; then open the file here.")
+        st.code(COMMAND, language="bash")
+
+
+@st.dialog("Open a trace", width="medium")
+def _open_dialog() -> None:
+    upload = st.file_uploader("A trace as one .zip", type="zip", key="trace_upload")
+    place = st.text_input(
+        "or a trace folder or .zip on the machine that runs this page", key="trace_path", placeholder="/data/my_trace.zip"
+    )
+    if st.button("Open", type="primary", disabled=not (upload or place.strip())):
+        try:
+            if upload:
+                session.open_bytes(upload.getvalue())
+            else:
+                session.open_path(place.strip())
+        except TraceError as error:
+            parts.failure(error)
+            st.caption("What was open stays open.")
+        else:
+            st.rerun()

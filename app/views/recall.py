@@ -1,0 +1,76 @@
+"""Recall per row beside the target, and the rows that keep the least."""
+
+import numpy as np
+import streamlit as st
+
+from app import export, parts, reading, session
+from app.figures import interactive
+from app.figures import recall as figure
+
+WORST = 12
+
+
+def page() -> None:
+    opened = session.current()
+    trace = opened.trace
+    layer, head = session.shown_head()
+    if not parts.drawable(trace, layer):
+        return
+    recall, target = trace.recall(layer, head), trace.config.cra
+    share, worst = float(trace.rows_at_target[layer, head]), int(recall.argmin())
+    title = (
+        f"Layer {layer}, head {head}: {share:.1%} of {trace.length:,} rows keep at least {target:g} of their attention; "
+        f"the worst keeps {recall[worst]:.3f} (row {worst:,})"
+    )
+    with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
+        st.markdown(f"**{title}.**", width="content")
+        parts.badge("exact")
+        export.menu(
+            f"recall_layer{layer}_head{head}", lambda: _chart(recall, target, title, trace, layer, head), opened, "recall"
+        )
+    st.plotly_chart(interactive.figure(_chart(recall, target, title, trace, layer, head)), key="recall_chart", alt=title)
+    worst_rows, meaning = st.columns([1.6, 1], gap="medium")
+    with worst_rows:
+        _worst(trace, recall, layer)
+    with meaning:
+        _meaning(trace)
+
+
+def _chart(recall, target, title, trace, layer, head):
+    return figure.chart(recall, target, title, reading.footer(trace, layer, head))
+
+
+def _worst(trace, recall, layer) -> None:
+    order = np.argsort(recall, kind="stable")[:WORST]
+    sampled = set(trace.rows(layer).tolist())
+    st.markdown("**The rows that keep the least**, with the text before them")
+    st.dataframe(
+        {
+            "row": order,
+            "recall": recall[order],
+            "sampled": [int(row) in sampled for row in order],
+            "token": [reading.excerpt(trace, int(row), int(row) + 1, 24) for row in order],
+            "text before it": [reading.excerpt(trace, max(0, int(row) - 24), int(row), 90) for row in order],
+        },
+        hide_index=True,
+        column_config={
+            "row": st.column_config.NumberColumn(width=65),
+            "recall": st.column_config.NumberColumn(format="%.3f", width=65),
+            "sampled": st.column_config.CheckboxColumn(width=70),
+            "token": st.column_config.TextColumn(width=90),
+        },
+    )
+
+
+def _meaning(trace) -> None:
+    config = trace.config
+    aim = (
+        f"columns and slashes are added until {config.rows_at_target:.0%} of the *sampled* rows keep at least {config.cra:g} of their attention"
+        if config.selection == "joint"
+        else "columns and slashes are added until they hold their share of the *sampled* attention"
+    )
+    st.markdown("**What the target means, and what it does not**")
+    st.markdown(
+        f"Recall of a row is the share of its dense attention that lies in the tiles computed. The target is an aim, not a guarantee: {aim}. "
+        "Rows that were not sampled may fall short, and the worst row often does. The line above is exact: every row was checked."
+    )

@@ -1,0 +1,133 @@
+"""Record the user's own text: text in, model and settings chosen, progress, and the result opens."""
+
+import streamlit as st
+
+from app import controls, intake, jobs, reading, recording, session
+
+MODELS = {"bundled": "bundled", "folder": "local folder", "hub": "hub id"}
+
+
+def page() -> None:
+    if session.job() and session.job().running:
+        _progress()
+        return
+    _outcome()
+    writing, choosing = st.columns([1.25, 1], gap="medium")
+    with writing:
+        st.markdown("#### Your text")
+        text, title = _text()
+    with choosing:
+        st.markdown("#### Model and settings")
+        choice, name = _model()
+        config = controls.settings()
+    with writing:
+        prompt = _counted(text, choice, name)
+    if st.button("Run", type="primary", icon=":material/play_arrow:", disabled=config is None or prompt is None):
+        _start(choice, name, prompt, title, config)
+
+
+def _text() -> tuple[str, str]:
+    upload = st.file_uploader(
+        "A text file (.txt, .md, .py, .json, .csv, .log or any other text)",
+        key="text_upload",
+        max_upload_size=intake.MAX_MEGABYTES,
+    )
+    if upload is None:
+        typed = st.text_area(
+            "or type or paste",
+            height=230,
+            key="typed_text",
+            placeholder="At least some hundred tokens make a picture worth looking at.",
+        )
+        return typed, "typed text"
+    data = upload.getvalue()
+    try:
+        text = intake.read_text(data)
+    except intake.NotUtf8 as error:
+        st.error(reading.plain(str(error)), icon=":material/error:")
+        if not st.checkbox("Replace what can't be read by �", key="replace_bytes"):
+            return "", upload.name
+        text = intake.read_text(data, replace=True)
+    except intake.IntakeError as error:
+        st.error(reading.plain(str(error)), icon=":material/error:")
+        return "", upload.name
+    with st.container(border=True, height=230):
+        st.text(text[:4000] + ("\n…" if len(text) > 4000 else ""))
+    return text, upload.name
+
+
+def _model() -> tuple[str, str]:
+    choice = st.segmented_control(
+        "Model", list(MODELS), default="bundled", required=True, key="model", bind="query-params", format_func=MODELS.get
+    )
+    if choice == "bundled":
+        return choice, "bundled"
+    label, example = (
+        ("Folder on the machine that runs this page", "/data/Qwen3-0.6B") if choice == "folder" else ("Hub id", "Qwen/Qwen3-0.6B")
+    )
+    return choice, st.text_input(label, key=f"model_{choice}", placeholder=example, bind="query-params").strip()
+
+
+def _counted(text: str, choice: str, name: str) -> str | None:
+    """Say how long the text is for the model; returns the prompt to run, or None after saying why there is none."""
+    try:
+        intake.check_text(text)
+        intake.check_model(choice, name)
+    except intake.IntakeError as error:
+        st.caption(reading.plain(str(error)))
+        return None
+    counted = intake.count(text, name) if choice != "hub" else None
+    if counted is None:
+        st.caption(f"{len(text):,} characters. Tokens are counted when the model is loaded.")
+        return text
+    if counted.tokens < 2:
+        st.warning("One token has nothing to attend to; give a longer text.", icon=":material/short_text:")
+        return None
+    context = f" of a context of {counted.context:,}" if counted.context else ""
+    st.caption(f"{len(text):,} characters, {counted.tokens:,} tokens{context}.")
+    if counted.context and counted.tokens > counted.context:
+        st.warning(
+            f"The text has {counted.tokens:,} tokens, {counted.tokens - counted.context:,} more than the model's context of {counted.context:,}.",
+            icon=":material/content_cut:",
+        )
+        if not st.checkbox(f"Use only the first {counted.context:,} tokens", key="cut_text"):
+            return None
+        return intake.cut(text, counted, counted.context)
+    return text
+
+
+def _start(choice, name, prompt, title, config) -> None:
+    model = str(intake.BUNDLED) if choice == "bundled" else name
+    session.keep_job(jobs.Job(recording.work(model, prompt, title, config), session.still_here()))
+    st.rerun()
+
+
+@st.fragment(run_every=0.5)
+def _progress() -> None:
+    job = session.job()
+    if not job.running:
+        st.rerun()
+    st.markdown("#### Recording your text")
+    st.progress(job.part, f"{reading.plain(job.sentence)} · {job.elapsed:.0f} s")
+    st.caption("The other pages stay usable. Closing this tab stops the work.")
+    if job.cancel.is_set():
+        st.caption("Stopping after this layer.")
+    elif st.button("Cancel", icon=":material/stop_circle:"):
+        job.cancel.set()
+
+
+def _outcome() -> None:
+    """Say how the last recording ended; a trace that is done opens."""
+    job = session.job()
+    if job is None:
+        return
+    session.keep_job(None)
+    if job.state == "done":
+        session.open_trace(job.result)
+        session.say(f"Recorded in {job.elapsed:.0f} s. Overview, Heads, Map, Recall, Speed and Output now show your text.")
+        st.switch_page(session.pages()["overview"])
+    elif job.state == "cancelled":
+        st.info("Cancelled. What was open stays open.", icon=":material/stop_circle:")
+    else:
+        st.error(reading.plain(recording.sentence(job.error)), icon=":material/error:")
+        st.caption("What was open stays open.")
