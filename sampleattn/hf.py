@@ -21,14 +21,10 @@ from sampleattn.attention import sample_attention
 from sampleattn.config import SampleAttentionConfig
 from sampleattn.filtering import Selection
 from sampleattn.hf_dense import dense_attention
-from sampleattn.hf_mask import CausalMask, mask_for_sample_attention
+from sampleattn.hf_mask import CausalMask, UnsupportedModelError, mask_for_sample_attention
 
 NAME = "sample_attention"
 UNFOLLOWED = ("cache", "sinks", "block_indices")
-
-
-class UnsupportedModelError(ValueError):
-    """The model's attention can't be taken over; the message says why."""
 
 
 @dataclass(frozen=True)

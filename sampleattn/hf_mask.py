@@ -10,11 +10,15 @@ from torch import Tensor
 from transformers.masking_utils import causal_mask_function, sdpa_mask, sliding_window_causal_mask_function
 
 
+class UnsupportedModelError(ValueError):
+    """The model's attention can't be taken over; the message says why."""
+
+
 class CausalMask(Tensor):
     """The mask of a causal prefill, without its Nq x Nk cells: bool [B, 1, 1, Nk], True for keys that are real tokens.
 
     Key j is visible to row r if it is real, j <= offset + r and offset + r - j < window. Keys from `end` on are unused slots of a
-    static cache. Moving it between devices keeps it what it is; a model that calculates with it raises TypeError.
+    static cache. Moving it between devices keeps it what it is; a model that calculates with it raises UnsupportedModelError.
 
     rows: Nq; offset: the key position of row 0; window: tokens, None for all; spans: (first, one past last) real key of each
     batch row, None where padding lies between real tokens.
@@ -64,14 +68,14 @@ class CausalMask(Tensor):
         if func is F.scaled_dot_product_attention:
             return func(*_cells(args), **dict(zip(kwargs, _cells(kwargs.values()), strict=True)))
         if func.__name__ not in _KEEPS_MASK:
-            raise TypeError(f"the model calculates with its attention mask ({func.__name__}), which SampleAttention can't follow")
+            raise UnsupportedModelError(f"the model calculates with its attention mask ({func.__name__}); this can't be followed")
         result = super().__torch_function__(func, types, args, kwargs)
         if isinstance(result, cls) and result is not args[0]:
             result.__dict__.update(args[0].__dict__)
         return result
 
 
-_KEEPS_MASK = {"__get__", "__set__", "as_subclass", "to", "cuda", "cpu", "detach", "clone", "contiguous", "size", "dim", "stride"}
+_KEEPS_MASK = frozenset("__get__ __set__ __repr__ as_subclass to cuda cpu detach clone contiguous size dim".split())
 
 
 def _cells(values):
