@@ -75,7 +75,8 @@ class CausalMask(Tensor):
         return result
 
 
-_KEEPS_MASK = frozenset("__get__ __set__ __repr__ as_subclass to cuda cpu detach clone contiguous size dim".split())
+_KEEPS_MASK = {"__get__", "__set__", "__repr__", "size", "dim"}
+_KEEPS_MASK |= {"as_subclass", "clone", "contiguous", "cpu", "cuda", "detach", "to"}
 
 
 def _cells(values):
