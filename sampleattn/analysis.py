@@ -1,0 +1,162 @@
+"""Everything a trace says of one layer, from its q, k, v, in one pass over the query blocks and without an N x N array."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sampleattn.attention import sample_attention
+from sampleattn.config import SampleAttentionConfig
+from sampleattn.filtering import Selection
+from sampleattn.metrics import oracle_tiles
+from sampleattn.patterns import label_heads, slash_sums
+from sampleattn.reference import logits
+
+CHUNK_BYTES = 256 << 20
+MOST_ROWS = 512
+TOLERANCE = 1e-6
+
+
+def analyse(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    output: Tensor,
+    config: SampleAttentionConfig,
+    scale: float,
+    overview: int = 512,
+    pin: bool = False,
+    tick: Callable[[float], None] = lambda share: None,
+) -> tuple[dict[str, np.ndarray], list[str], dict[str, float]]:
+    """The arrays of a layer's file (see `trace_format.LAYER_ARRAYS`), the heads' labels, and the seconds of each stage.
+
+    query, output [1, H, N, D]; key, value [1, Hkv, N, D] of a plain causal prefill; output is the dense attention's.
+    overview: cells of the map along each side, at most N. pin: keep q, k and lse. tick is called with the share done and may raise to stop.
+    """
+    start = time.perf_counter()
+    sparse, selection = sample_attention(query, key, value, config, scale=scale, return_selection=True)
+    error = _relative_error(sparse[0], output[0])
+    del sparse
+    middle = time.perf_counter()
+    one_pass = _OnePass(query[0], key[0], selection, config, scale, overview)
+    one_pass.run(tick)
+    arrays = one_pass.arrays() | _selected(selection) | {"output_error": _numpy(error)}
+    if pin:
+        kept = torch.float32 if query.dtype in (torch.float32, torch.float64) else torch.float16
+        arrays |= {"q": _numpy(query[0].to(kept)), "k": _numpy(key[0].to(kept)), "lse": _numpy(one_pass.lse)}
+    seconds = {"sample_attention": middle - start, "analysis": time.perf_counter() - middle}
+    return arrays, label_heads(one_pass.mean_tiles()), seconds
+
+
+class _OnePass:
+    """Exact weights, a query block and some heads at a time, reduced at once to what is kept of them."""
+
+    def __init__(self, query, key, selection, config, scale, overview):
+        self.query, self.key, self.scale, self.config = query, key, scale, config
+        self.mask = selection.block_mask[0]
+        heads, tokens = query.shape[:2]
+        self.heads, self.tokens, self.block = heads, tokens, config.block_size
+        self.blocks = self.mask.shape[-1]
+        self.cells = min(overview, tokens)
+        device = query.device
+        self.lse = torch.empty(heads, tokens, device=device)
+        self.recall = torch.empty(heads, tokens, device=device)
+        self.tiles = torch.zeros(heads, self.blocks, self.blocks, device=device)
+        self.oracle = torch.zeros(heads, device=device)
+        self.overview = torch.zeros(heads, self.cells, self.cells, device=device)
+        self.edges = [cell * tokens // self.cells for cell in range(self.cells + 1)]
+
+    def run(self, tick):
+        group = self.heads // self.key.shape[0]
+        for i in range(self.blocks):
+            begin, end = i * self.block, min((i + 1) * self.block, self.tokens)
+            together = max(CHUNK_BYTES // (4 * (end - begin) * end * group), 1) * group
+            for first in range(0, self.heads, together):
+                self._block(i, begin, end, slice(first, min(first + together, self.heads)), group)
+            tick((end / self.tokens) ** 2)
+
+    def _block(self, i, begin, end, heads, group):
+        keys = self.key[heads.start // group : heads.stop // group, :end].float()
+        weights = logits(self.query[None, heads, begin:end].float(), keys[None], self.scale)[0]
+        above = torch.ones(end - begin, end - begin, dtype=torch.bool, device=weights.device).triu_(1)
+        weights[..., begin:end].masked_fill_(above, -torch.inf)
+        top = weights.amax(-1, keepdim=True)
+        total = weights.sub_(top).exp_().sum(-1, keepdim=True)
+        weights.mul_(1 / total)
+        self.lse[heads, begin:end] = (top + total.log())[..., 0]
+        masses = weights.new_zeros(*weights.shape[:2], self.blocks)
+        masses[..., : end // self.block] = weights[..., : end // self.block * self.block].unflatten(-1, (-1, self.block)).sum(-1)
+        if end % self.block:
+            masses[..., end // self.block] = weights[..., end // self.block * self.block :].sum(-1)
+        self.recall[heads, begin:end] = (masses * self.mask[heads, i, None]).sum(-1).clamp_max_(1)
+        self.tiles[heads, i] = masses.sum(1)
+        self.oracle[heads] += oracle_tiles(masses[..., : i + 1], self.config.cra).sum(-1)
+        self._draw(weights, begin, end, heads)
+
+    def _draw(self, weights, begin, end, heads):
+        """Into the overview: the largest weight of each cell. Rows are pooled first: that leaves little to pool along the keys."""
+        first, last = (begin + 1) * self.cells - 1, end * self.cells - 1
+        first, last = first // self.tokens, last // self.tokens
+        cuts = [max(self.edges[cell], begin) - begin for cell in range(first, last + 1)] + [end - begin]
+        rows = torch.stack([weights[:, a:b].amax(1) for a, b in zip(cuts, cuts[1:], strict=False)], 1)
+        picture = self.overview[heads, first : last + 1]
+        filled = _pool_max(rows, self.edges, last + 1)
+        picture[..., : last + 1] = torch.maximum(picture[..., : last + 1], filled)
+
+    def mean_tiles(self) -> np.ndarray:
+        """The mean mass of each tile over its block's rows, [H, blocks, blocks]."""
+        rows = torch.full((self.blocks, 1), self.block, device=self.tiles.device)
+        rows[-1] = self.tokens - (self.blocks - 1) * self.block
+        return _numpy(self.tiles / rows)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        tiles = _numpy(self.tiles)
+        return {
+            "overview": _numpy(self.overview.half()),
+            "recall": _numpy(self.recall),
+            "column_mass": tiles.sum(1) / self.tokens,
+            "slash_mass": (slash_sums(tiles) / self.tokens).astype(np.float32),
+            "cra": _numpy(self.recall.amin(-1)),
+            "rows_at_target": _numpy((self.recall >= self.config.cra - TOLERANCE).float().mean(-1)),
+            "oracle_density": _numpy(self.oracle / (self.blocks * (self.blocks + 1) / 2)),
+        }
+
+
+def _pool_max(rows: Tensor, edges: list[int], cells: int) -> Tensor:
+    """The maximum of non-negative rows [..., keys] within the first `cells` of the edges: [..., cells]."""
+    starts = torch.tensor(edges[:cells], device=rows.device)
+    sizes = torch.tensor(edges[1 : cells + 1], device=rows.device) - starts
+    widest = max(b - a for a, b in zip(edges, edges[1:], strict=False))
+    within = torch.arange(widest, device=rows.device)
+    picked = rows[..., (starts[:, None] + within).clamp_max(rows.shape[-1] - 1)]
+    return picked.masked_fill_(within >= sizes[:, None], 0).amax(-1)
+
+
+def _selected(selection: Selection) -> dict[str, np.ndarray]:
+    """The selection as a trace holds it; of more than 512 sampled rows, 512 evenly spread ones."""
+    kept = torch.nonzero(selection.rows[0] >= 0)[:, 0]
+    if len(kept) > MOST_ROWS:
+        kept = kept[torch.linspace(0, len(kept) - 1, MOST_ROWS, device=kept.device).round().long()]
+    return {
+        "block_mask": np.packbits(_numpy(selection.block_mask[0]), axis=-1, bitorder="little"),
+        "columns": _numpy(selection.columns[0]).astype(np.uint8),
+        "slashes": _numpy(selection.slashes[0]).astype(np.uint8),
+        "rows": _numpy(selection.rows[0, kept].int()),
+        "tile_masses": _numpy(selection.tile_masses[0][:, kept].half()),
+        "density": _numpy(selection.density[0].float()),
+        "sampled_cra": _numpy(selection.sampled_cra[0].float()),
+    }
+
+
+def _relative_error(sparse: Tensor, dense: Tensor) -> Tensor:
+    """|sparse - dense| / |dense| of each head: [H, N, D] -> [H]."""
+    dense = dense.float()
+    return (sparse.float() - dense).flatten(1).norm(dim=-1) / dense.flatten(1).norm(dim=-1).clamp_min(1e-30)
+
+
+def _numpy(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().cpu().numpy()

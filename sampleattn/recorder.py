@@ -1,0 +1,340 @@
+"""record: one prompt through the dense and the sparse run, analysed layer by layer into a trace, with flat memory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+
+from sampleattn import backends, predictions
+from sampleattn.analysis import analyse
+from sampleattn.config import SampleAttentionConfig
+from sampleattn.hf import LayerCall, decoder_of, use_sample_attention
+from sampleattn.summary import summarise
+from sampleattn.trace import Trace
+from sampleattn.trace_writer import TraceWriter
+
+LONGEST_TOKEN = 256
+DENSE_SHARE, SPARSE_SHARE = 0.8, 0.12
+
+
+class PromptError(ValueError):
+    """The prompt can't be recorded; the message says the numbers and what to do."""
+
+
+class RecordingError(RuntimeError):
+    """The recording can't go on; the message says why and what to do."""
+
+
+class RecordingCancelled(Exception):
+    """The recording was cancelled; `folder` holds the partial trace (it is gone if no `out` was given)."""
+
+    def __init__(self, folder: Path):
+        super().__init__(f"cancelled; what was recorded so far is in {folder}")
+        self.folder = folder
+
+
+def record(
+    model,
+    tokenizer,
+    text: str,
+    config: SampleAttentionConfig | None = None,
+    *,
+    out: str | os.PathLike | None = None,
+    title: str | None = None,
+    progress: Callable[[float, str, float | None], None] | None = None,
+    cancel: threading.Event | None = None,
+    pin_layers: Collection[int] = (),
+    continuation: int = 32,
+    max_tokens: int | None = None,
+    model_name: str | None = None,
+    revision: str | None = None,
+) -> Trace:
+    """Run `text` through the model dense and with SampleAttention, and return the trace of both.
+
+    out: the folder to write (new or empty); None writes to a temporary one that lives as long as the trace: `trace.save(path)`.
+    progress(share, text, seconds left or None) is called often. cancel: set it to stop, within a query block or a decode step;
+    RecordingCancelled is raised, and the partial trace in `out` can be opened. pin_layers: layers whose q and k are kept, for
+    windows at full resolution. continuation: greedy tokens (fewer where the model's context ends; no stop token ends it).
+    max_tokens: cut the prompt there; without it a prompt longer than the model's context is refused.
+    Raises PromptError (a ValueError), hf.UnsupportedModelError (a ValueError), RecordingError.
+    """
+    config = config or SampleAttentionConfig()
+    decoder = decoder_of(model).config
+    ids, offsets, text, extra = tokenise(tokenizer, text, getattr(decoder, "max_position_embeddings", None), max_tokens)
+    unknown = sorted(set(pin_layers) - set(range(decoder.num_hidden_layers)))
+    if unknown:
+        raise PromptError(f"pin_layers has {unknown[0]}, but the model's layers are 0 to {decoder.num_hidden_layers - 1}.")
+    holder = tempfile.TemporaryDirectory(prefix="sampleattn-") if out is None else None
+    folder = Path(holder.name) / "trace" if holder else Path(out)
+    meta = {
+        "model": describe_model(model, decoder, model_name, revision),
+        "settings": config.to_dict(),
+        "prompt": {"title": title or "", **extra},
+        "machine": describe_machine(model, config),
+    }
+    writer = TraceWriter(folder, meta, ids, offsets, text)
+    was_training = model.training
+    try:
+        model.eval()
+        with torch.no_grad():
+            recording = _Recording(model, tokenizer, config, writer, ids, decoder)
+            recording.progress, recording.cancel, recording.pinned = progress, cancel, frozenset(pin_layers)
+            recording.run(continuation)
+    except torch.OutOfMemoryError:
+        raise RecordingError(
+            f"The device ran out of memory at {len(ids):,} tokens; cut the prompt (max_tokens=... or --cut) or take a larger device."
+        ) from None
+    finally:
+        model.train(was_training)
+    trace = Trace.load(folder)
+    trace.holder = holder
+    return trace
+
+
+class _Recording:
+    """The two runs over one prompt, and what has been learnt so far."""
+
+    progress = cancel = None
+    pinned = frozenset()
+
+    def __init__(self, model, tokenizer, config, writer, ids, decoder):
+        self.model, self.tokenizer, self.config, self.writer = model, tokenizer, config, writer
+        self.ids, self.layers = ids, decoder.num_hidden_layers
+        self.started = time.perf_counter()
+        self.input = torch.tensor([ids.tolist()], device=model.device)
+        self.positions = predictions.prompt_positions(len(ids), decoder.vocab_size)
+        self.timings = {}
+        self.observing_s = 0.0
+        self.attention_s = {"dense": 0.0, "sparse": 0.0}
+        self.sparse_layers = {}
+
+    def run(self, continuation):
+        context = self.writer.meta["model"]["context"]
+        steps = max(min(continuation, continuation if context is None else context - len(self.ids) + 1), 1)
+        with use_sample_attention(self.model, None, self._see_dense) as run:
+            dense = self._prefill("dense")
+            self._fill_layers(run.layers)
+            self._tick(DENSE_SHARE, "dense run: continuation")
+            tokens, dense_logits = self._timed("dense_continuation_s", predictions.greedy, dense, steps)
+        dense.cache = None
+        dense.logits = dense.logits.cpu()
+        with use_sample_attention(self.model, self.config, self._see_sparse) as run:
+            sparse = self._prefill("sparse")
+            for layer, report in run.layers.items():
+                entry = self.sparse_layers.setdefault(layer, {"seconds": {}, "sparse_run_density": []})
+                entry |= {"ran": report.ran, "reason": report.reason}
+            self.writer.write_sparse_run(self.sparse_layers)
+            self._tick(DENSE_SHARE + SPARSE_SHARE, "sparse run: continuation")
+            own, sparse_logits = self._timed("sparse_continuation_s", predictions.follow, sparse, tokens)
+        sparse.cache = None
+        self._tick(0.98, "comparing both runs")
+        self._write_output(dense.logits, sparse.logits.cpu(), tokens, own, dense_logits, sparse_logits)
+        self.timings["total_s"] = time.perf_counter() - self.started
+        self.writer.finish(timings=self.timings, summary=summarise(Trace.load(self.writer.folder)))
+        self._tick(1.0, "done")
+
+    def _prefill(self, name):
+        self._tick(0.0 if name == "dense" else DENSE_SHARE + 0.02, f"{name} run")
+        self.observing_s = 0.0
+        start = time.perf_counter()
+        result = predictions.prefill(self.model, self.input, self.positions)
+        _wait(self.model.device)
+        whole = time.perf_counter() - start
+        self.timings[f"{name}_run_s"] = whole - self.observing_s
+        self.timings[f"{name}_attention_s"] = self.attention_s[name]
+        if name == "dense":
+            self.timings["analysis_s"] = self.observing_s
+        return result
+
+    def _timed(self, name, decode, *args):
+        start = time.perf_counter()
+        result = decode(self.model, *args, self._check)
+        self.timings[name] = time.perf_counter() - start
+        return result
+
+    def _see_dense(self, call: LayerCall):
+        start = time.perf_counter()
+        self.attention_s["dense"] += call.seconds
+        reason, seconds = call.reason, {"dense_attention": call.seconds}
+        model = self.writer.meta["model"]
+        expected = (1, model["heads"], len(self.ids), model["kv_heads"])
+        if call.eligible and (*call.query.shape[:3], call.key.shape[1]) != expected:
+            reason = f"has {call.query.shape[1]} heads and {call.key.shape[1]} key heads, unlike the model"
+        if reason:
+            self._tick(self._dense_share(call.layer, 1.0), f"layer {call.layer}: {reason}")
+            self.writer.write_layer(call.layer, None, {"reason": reason, "seconds": seconds})
+        else:
+            self._analyse(call, seconds)
+        self._check()
+        self.observing_s += time.perf_counter() - start
+
+    def _analyse(self, call, seconds):
+        arrays, labels, stages = analyse(
+            call.query,
+            call.key,
+            call.value,
+            call.output,
+            self.config,
+            call.scale,
+            pin=call.layer in self.pinned and call.query.shape[-1] == self.writer.meta["model"]["head_dim"],
+            tick=lambda share: self._tick(self._dense_share(call.layer, share), f"dense run: layer {call.layer}"),
+        )
+        self.writer.write_layer(call.layer, arrays, {"labels": labels, "seconds": seconds | stages, "scale": call.scale})
+
+    def _dense_share(self, layer, share):
+        return DENSE_SHARE * (layer + share) / self.layers
+
+    def _see_sparse(self, call: LayerCall):
+        self.attention_s["sparse"] += call.seconds
+        density = call.selection.density[0].tolist() if call.selection is not None else [1.0] * call.query.shape[1]
+        fits = call.eligible and len(density) == self.writer.meta["model"]["heads"]
+        seconds = {"sparse_run_attention": call.seconds}
+        self.sparse_layers[call.layer] = {"seconds": seconds, "sparse_run_density": density if fits else []}
+        share = DENSE_SHARE + 0.02 + (SPARSE_SHARE - 0.02) * (call.layer + 1) / self.layers
+        self._tick(share, f"sparse run: layer {call.layer}")
+
+    def _fill_layers(self, seen):
+        for layer in range(self.layers):
+            if layer not in seen:
+                self.writer.write_layer(layer, None, {"ran": "dense", "reason": "no attention that can be observed"})
+
+    def _write_output(self, dense, sparse, tokens, own, dense_logits, sparse_logits):
+        """dense, sparse: logits [P + 1, V]; tokens, own: the continuations; *_logits [T, V] along the dense continuation."""
+        targets = torch.from_numpy(self.ids[self.positions + 1].astype(np.int64))
+        arrays = {
+            "logits_dense": dense[-1].float(),
+            "logits_sparse": sparse[-1].float(),
+            "continuation_dense": tokens.int(),
+            "continuation_sparse": own.int(),
+            "continuation_kl": predictions.divergence(dense_logits, sparse_logits),
+            "kl": predictions.divergence(dense[:-1], sparse[:-1]),
+            "top1_equal": (dense[:-1].argmax(-1) == sparse[:-1].argmax(-1)).to(torch.uint8),
+            "nll_dense": predictions.surprise(dense[:-1], targets),
+            "nll_sparse": predictions.surprise(sparse[:-1], targets),
+        }
+        before = self.ids.tolist()
+        texts = {
+            "continuation_dense": predictions.pieces(self.tokenizer, before, tokens.tolist()),
+            "continuation_sparse": predictions.pieces(self.tokenizer, before, own.tolist()),
+            "next_tokens": predictions.likeliest(self.tokenizer, dense[-1].float(), sparse[-1].float()),
+        }
+        self.writer.write_output({name: array.numpy() for name, array in arrays.items()} | {"positions": self.positions}, texts)
+
+    def _check(self):
+        if self.cancel is not None and self.cancel.is_set():
+            raise RecordingCancelled(self.writer.folder)
+
+    def _tick(self, share, text):
+        self._check()
+        if self.progress is not None:
+            elapsed = time.perf_counter() - self.started
+            self.progress(share, text, elapsed * (1 - share) / share if share > 0.01 else None)
+
+
+def tokenise(tokenizer, text: str, context: int | None, max_tokens: int | None = None):
+    """ids int32 [N], offsets int32 [N, 2], their text, and, for a cut prompt, {"cut_from_characters"}. Raises PromptError."""
+    if not isinstance(text, str):
+        raise PromptError(f"The prompt must be text (str), not {type(text).__name__}.")
+    if not text.strip():
+        raise PromptError("The prompt is empty; give some text.")
+    if max_tokens is not None and max_tokens < 2:
+        raise PromptError(f"max_tokens (--cut) must be at least 2, not {max_tokens}.")
+    if not getattr(tokenizer, "is_fast", False):
+        raise PromptError("The model's tokenizer gives no text offsets; use a model with a fast tokenizer (tokenizer.json).")
+    limit = min(bound for bound in (max_tokens, context, 1 << 26) if bound is not None)
+    advice = f"cut it with max_tokens={limit} (--cut {limit}), or take a model with a longer context"
+    whole = text
+    if len(text) > limit * LONGEST_TOKEN:
+        if max_tokens is None:
+            raise PromptError(f"The prompt has {len(text):,} characters, far more than the context of {limit:,} tokens; {advice}.")
+        text = text[: limit * LONGEST_TOKEN]
+    try:
+        encoded = tokenizer(text, return_offsets_mapping=True, verbose=False)
+    except UnicodeEncodeError:
+        raise PromptError("The prompt holds characters that are no valid Unicode; save the file as UTF-8.") from None
+    ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
+    if len(ids) > limit:
+        if max_tokens is None:
+            raise PromptError(f"The prompt has {len(ids):,} tokens, and the model's context is {limit:,}; {advice}.")
+        ids, offsets = ids[:limit], offsets[:limit]
+    if len(ids) < 2:
+        raise PromptError(f"The prompt has {len(ids)} token(s), too few to draw attention; give at least 2 tokens.")
+    offsets = _ascending(offsets)
+    if len(ids) == limit:
+        text = text[: offsets[-1, 1]]
+    extra = {} if text == whole else {"cut_from_characters": len(whole)}
+    return np.array(ids, np.int32), offsets, text, extra
+
+
+def _ascending(offsets):
+    """Offsets int32 [N, 2] that never go back: special tokens, which have (0, 0), stand where the text has got to."""
+    result, reached = [], (0, 0)
+    for begin, end in offsets:
+        reached = (max(begin, reached[0]), max(end, reached[1])) if end > begin else (reached[1], reached[1])
+        result.append(reached)
+    return np.array(result, np.int32).reshape(-1, 2)
+
+
+def describe_model(model, config, name: str | None, revision: str | None) -> dict:
+    """meta.model; a local model's revision is the sha256 of its configuration."""
+    source = getattr(model.config, "_name_or_path", "") or type(model).__name__
+    heads = config.num_attention_heads
+    head_dim = getattr(config, "qk_head_dim", None) or getattr(config, "head_dim", None) or config.hidden_size // heads
+    commit = getattr(model.config, "_commit_hash", None)
+    digest = hashlib.sha256(json.dumps(model.config.to_diff_dict(), sort_keys=True, default=str).encode()).hexdigest()
+    return {
+        "name": name or (Path(source).name if os.path.isdir(source) else source),
+        "revision": revision or commit or f"sha256:{digest}",
+        "layers": config.num_hidden_layers,
+        "heads": heads,
+        "kv_heads": getattr(config, "num_key_value_heads", None) or heads,
+        "head_dim": head_dim,
+        "context": getattr(config, "max_position_embeddings", None),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+    }
+
+
+def describe_machine(model, config: SampleAttentionConfig) -> dict:
+    """meta.machine: device, processor, versions and the backend that runs."""
+    device = model.device
+    try:
+        import triton
+
+        triton_version = triton.__version__
+    except ImportError:
+        triton_version = None
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "cpu": _processor(),
+        "threads": torch.get_num_threads(),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "triton": triton_version,
+        "backend": backends.resolve(config.backend, device),
+    }
+
+
+def _processor():
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _wait(device):
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
