@@ -15,6 +15,7 @@ from sampleattn.filtering import Selection
 from sampleattn.metrics import oracle_tiles
 from sampleattn.patterns import label_heads, slash_sums
 from sampleattn.reference import logits
+from sampleattn.trace_format import OVERVIEW
 
 CHUNK_BYTES = 256 << 20
 MOST_ROWS = 512
@@ -28,21 +29,20 @@ def analyse(
     output: Tensor,
     config: SampleAttentionConfig,
     scale: float,
-    overview: int = 512,
     pin: bool = False,
     tick: Callable[[float], None] = lambda share: None,
 ) -> tuple[dict[str, np.ndarray], list[str], dict[str, float]]:
     """The arrays of a layer's file (see `trace_format.LAYER_ARRAYS`), the heads' labels, and the seconds of each stage.
 
     query, output [1, H, N, D]; key, value [1, Hkv, N, D] of a plain causal prefill; output is the dense attention's.
-    overview: cells of the map along each side, at most N. pin: keep q, k and lse. tick is called with the share done and may raise to stop.
+    pin: keep q, k and lse. tick is called with the share done, and may raise to stop.
     """
     start = time.perf_counter()
     sparse, selection = sample_attention(query, key, value, config, scale=scale, return_selection=True)
     error = _relative_error(sparse[0], output[0])
     del sparse
     middle = time.perf_counter()
-    one_pass = _OnePass(query[0], key[0], selection, config, scale, overview)
+    one_pass = _OnePass(query[0], key[0], selection, config, scale)
     one_pass.run(tick)
     arrays = one_pass.arrays() | _selected(selection) | {"output_error": _numpy(error)}
     if pin:
@@ -55,13 +55,13 @@ def analyse(
 class _OnePass:
     """Exact weights, a query block and some heads at a time, reduced at once to what is kept of them."""
 
-    def __init__(self, query, key, selection, config, scale, overview):
+    def __init__(self, query, key, selection, config, scale):
         self.query, self.key, self.scale, self.config = query, key, scale, config
         self.mask = selection.block_mask[0]
         heads, tokens = query.shape[:2]
         self.heads, self.tokens, self.block = heads, tokens, config.block_size
         self.blocks = self.mask.shape[-1]
-        self.cells = min(overview, tokens)
+        self.cells = min(OVERVIEW, tokens)
         device = query.device
         self.lse = torch.empty(heads, tokens, device=device)
         self.recall = torch.empty(heads, tokens, device=device)
@@ -98,7 +98,7 @@ class _OnePass:
         self._draw(weights, begin, end, heads)
 
     def _draw(self, weights, begin, end, heads):
-        """Into the overview: the largest weight of each cell. Rows are pooled first: that leaves little to pool along the keys."""
+        """Into the overview: the largest weight of each cell. Rows are pooled first, which leaves little to pool along keys."""
         first, last = (begin + 1) * self.cells - 1, end * self.cells - 1
         first, last = first // self.tokens, last // self.tokens
         cuts = [max(self.edges[cell], begin) - begin for cell in range(first, last + 1)] + [end - begin]

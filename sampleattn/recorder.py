@@ -93,7 +93,7 @@ def record(
             recording.run(continuation)
     except torch.OutOfMemoryError:
         raise RecordingError(
-            f"The device ran out of memory at {len(ids):,} tokens; cut the prompt (max_tokens=... or --cut) or take a larger device."
+            f"The device ran out of memory at {len(ids):,} tokens; cut the prompt (max_tokens, --cut) or take a larger device."
         ) from None
     finally:
         model.train(was_training)
@@ -257,7 +257,7 @@ def tokenise(tokenizer, text: str, context: int | None, max_tokens: int | None =
     whole = text
     if len(text) > limit * LONGEST_TOKEN:
         if max_tokens is None:
-            raise PromptError(f"The prompt has {len(text):,} characters, far more than the context of {limit:,} tokens; {advice}.")
+            raise PromptError(f"The prompt has {len(text):,} characters, far more than {limit:,} tokens of context; {advice}.")
         text = text[: limit * LONGEST_TOKEN]
     try:
         encoded = tokenizer(text, return_offsets_mapping=True, verbose=False)

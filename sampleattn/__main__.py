@@ -1,0 +1,5 @@
+import sys
+
+from sampleattn.cli import main
+
+sys.exit(main())
