@@ -9,11 +9,11 @@ import streamlit as st
 from sampleattn.config import SAMPLINGS, SCOPES, SELECTIONS, SampleAttentionConfig
 
 DEFAULTS = {field.name: field.default for field in fields(SampleAttentionConfig)}
-SELECTION_WORDS = {
-    "joint": "joint: columns and slashes chosen together, at the least tiles",
-    "independent": "independent: the paper's two cumulative sums",
-    "window": "window: a local window and columns (arXiv v1)",
-}
+SELECTION_HELP = (
+    "joint: columns and slashes chosen together at the least tiles (ours). independent: the paper's two cumulative sums (MLSys 2025). "
+    "window: a local window and columns (arXiv v1)."
+)
+SAMPLING_HELP = "spread: rows evenly over the prompt. tail: the last rows of each segment (the paper)."
 
 
 def settings() -> SampleAttentionConfig | None:
@@ -26,7 +26,7 @@ def settings() -> SampleAttentionConfig | None:
         index=SELECTIONS.index(DEFAULTS["selection"]),
         key="selection",
         bind="query-params",
-        format_func=SELECTION_WORDS.get,
+        help=SELECTION_HELP,
     )
     values["cra"] = right.slider(
         "Target (recall of a row)", 0.5, 1.0, DEFAULTS["cra"], 0.01, key="cra", bind="query-params",
@@ -44,7 +44,7 @@ def settings() -> SampleAttentionConfig | None:
         )
     values["sampling"] = right.segmented_control(
         "Sampled rows lie", SAMPLINGS, default=DEFAULTS["sampling"], required=True, key="sampling", bind="query-params",
-        format_func={"spread": "spread over the prompt", "tail": "at segment tails (paper)"}.get,
+        help=SAMPLING_HELP,
     )  # fmt: skip
     with st.expander("More settings"):
         values |= _more(values["selection"])

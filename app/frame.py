@@ -7,6 +7,11 @@ from app.reading import model_name, plain, title
 from app.views import head_map, heads, output, overview, recall, speed, text
 from sampleattn.trace import TraceError
 
+STYLE = """<style>
+.stMainBlockContainer { padding: 4.4rem 2.2rem 2rem; }
+.stMainBlockContainer h3 { padding: 0.1rem 0 0.4rem; font-variant-numeric: tabular-nums; }
+</style>"""
+
 PAGES = (
     (overview.page, "Overview", "overview", ":material/image:"),
     (text.page, "Use my text", "text", ":material/edit_note:"),
@@ -28,9 +33,12 @@ def pages() -> dict:
 
 def run() -> None:
     """Draw the navigation, the line that says what is open, and the page."""
+    st.html(STYLE)
     known = pages()
     chosen = st.navigation(list(known.values()), position="top")
     session.keep_pages(known)
+    if wanted := session.next_page():
+        session.go_to(wanted)
     for sentence in session.said():
         st.info(sentence, icon=":material/info:")
     try:
@@ -46,14 +54,22 @@ def run() -> None:
 
 def _what_is_open(opened) -> None:
     trace = opened.trace
-    line, layer, head = st.columns([6, 1.6, 1.6], vertical_alignment="bottom")
+    line, choice = st.columns([3, 1], vertical_alignment="center")
     state = "" if trace.complete else " · recording stopped early, layers recorded so far"
     line.markdown(
         f"**{plain(title(trace))}** · {trace.length:,} tokens · {plain(model_name(trace))}, {trace.layers} layers × {trace.heads} heads"
         f" · target {trace.config.cra:g}{' · demo' if opened.demo else ''}{state}"
     )
     first = session.first_head()
-    layer.selectbox("Layer", range(trace.layers), index=first[0], key="layer", bind="query-params", format_func=lambda l: f"Layer {l}",
-                    label_visibility="collapsed")  # fmt: skip
-    head.selectbox("Head", range(trace.heads), index=first[1], key="head", bind="query-params", format_func=lambda h: f"Head {h}",
-                   label_visibility="collapsed")  # fmt: skip
+    with choice.container(horizontal=True, vertical_alignment="center", horizontal_alignment="right"):
+        for i, (name, count) in enumerate((("layer", trace.layers), ("head", trace.heads))):
+            st.markdown(name.capitalize(), width="content")
+            st.selectbox(
+                name.capitalize(),
+                range(count),
+                index=first[i],
+                key=name,
+                bind="query-params",
+                label_visibility="collapsed",
+                width=84,
+            )

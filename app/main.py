@@ -11,5 +11,5 @@ import streamlit as st  # noqa: E402
 
 from app import frame  # noqa: E402
 
-st.set_page_config(page_title="SampleAttention explorer", page_icon=":material/grid_on:", layout="wide")
+st.set_page_config(page_title="SampleAttention explorer", page_icon=str(Path(__file__).with_name("icon.png")), layout="wide")
 frame.run()

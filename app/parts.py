@@ -24,12 +24,22 @@ def badge(kind: str) -> None:
 
 def number(label: str, value: str, kind: str, sentence: str) -> None:
     """A number, its kind, and a plain sentence of what it says."""
-    with st.container(border=True, gap="xxsmall"):
-        with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
-            st.markdown(f"**{label}**", width="content")
+    with st.container(border=True):
+        figure, words = st.columns([1, 2.1], gap="small", vertical_alignment="center")
+        with figure.container(gap="xxsmall"):
+            st.markdown(f"**{label}**")
+            st.markdown(f"### {value}")
             badge(kind)
-        st.markdown(f"## {value}")
-        st.markdown(sentence)
+        words.caption(sentence)
+
+
+def heading(sentence: str, kind: str, menu) -> None:
+    """The line above a figure: what it shows with its numbers, their kind, and the export menu."""
+    with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
+        with st.container(horizontal=True, vertical_alignment="center", width="content"):
+            st.markdown(f"**{reading.plain(sentence)}**", width="content")
+            badge(kind)
+        menu()
 
 
 def drawable(trace, layer: int) -> bool:

@@ -141,10 +141,16 @@ def shown_head() -> tuple[int, int]:
 
 
 def choose_picked_head() -> None:
-    """A callback: show the head that was clicked on the board."""
+    """A callback: show the map of the head that was clicked on the board."""
     picked = st.session_state["head_board"]["picked"]
     if picked:
         st.session_state["layer"], st.session_state["head"] = (int(number) for number in picked)
+        st.session_state["next_page"] = "map"
+
+
+def next_page() -> str | None:
+    """The page that a callback asked for."""
+    return st.session_state.pop("next_page", None)
 
 
 def first_head() -> tuple[int, int]:
@@ -169,6 +175,11 @@ def pages() -> dict:
 
 def keep_pages(pages: dict) -> None:
     st.session_state["pages"] = pages
+
+
+def go_to(path: str) -> None:
+    """Show another page; the widgets put layer and head back into the URL."""
+    st.switch_page(pages()[path], query_params={})
 
 
 def job():

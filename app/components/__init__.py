@@ -1,4 +1,4 @@
-"""The two pictures that are painted in the browser: the map of a head and the board of all heads.
+"""What is painted in the browser: the map of a head, the board of all heads, a line of tokens.
 
 Their code is ours alone; text of a trace or a user only ever reaches the page through textContent or a canvas.
 """
@@ -20,6 +20,7 @@ def _component(name: str):
 
 _map_canvas = _component("map_canvas")
 _head_board = _component("head_board")
+_token_line = _component("token_line")
 
 
 def pack(header: dict, **planes: np.ndarray) -> bytes:
@@ -44,6 +45,12 @@ def map_canvas(buffer: bytes, key: str):
     _map_canvas(data=buffer, key=key)
 
 
-def head_board(board: dict, key: str, on_pick) -> bool:
-    """Draw the board of heads; calls `on_pick` (which reads session_state[key]["picked"]) when a head is clicked, and then returns True."""
-    return bool(_head_board(data=board, key=key, on_picked_change=on_pick).picked)
+def head_board(board: dict, key: str, on_pick) -> None:
+    """Draw the board of heads. When a head is clicked, `on_pick` is called; it reads session_state[key]["picked"]."""
+    _head_board(data=board, key=key, on_picked_change=on_pick)
+
+
+def token_line(pieces: list[str], others: list[str], key: str) -> None:
+    """Write the pieces one after the other, line ends kept; those that differ from `others` are marked, the first one with an arrow."""
+    different = [i >= len(others) or piece != others[i] for i, piece in enumerate(pieces)]
+    _token_line(data={"pieces": pieces, "different": different}, key=key)

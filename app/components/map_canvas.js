@@ -68,7 +68,7 @@ class MapView {
     this.cross = this.stage.appendChild(make("canvas"));
     this.readout = host.appendChild(make("div", "readout"));
     this.readout.setAttribute("aria-live", "polite");
-    this.legend = host.appendChild(make("div", "legend"));
+    this.legend = this.stage.appendChild(make("div", "legend"));
     this.stage.addEventListener("pointermove", (event) => this.point(event));
     this.stage.addEventListener("pointerdown", (event) => { this.stage.focus(); this.point(event); });
     this.stage.addEventListener("pointerleave", () => { if (document.activeElement !== host) this.move(null); });
@@ -190,15 +190,15 @@ class MapView {
     this.legend.replaceChildren();
     const bar = make("span", "bar");
     bar.style.background = `linear-gradient(to right, ${map.ramp.join(",")})`;
-    entry(bar, `weight ${map.scale === "log" ? format(map.low) : "0"} to ${format(map.high)}, ${map.scale}`);
+    entry(bar, `weight, ${map.scale}: ${map.scale === "log" ? format(map.low) : "0"} to ${format(map.high)}`);
     if (map.overlay) {
       const kept = make("span", "swatch"), dropped = make("span", "swatch");
       kept.style.border = `2px solid ${map.kept}`;
       dropped.style.background = `repeating-linear-gradient(135deg, ${map.dropped} 0 1px, ${map.dropped}66 1px 5px)`;
-      entry(kept, "kept");
-      entry(dropped, "dropped");
+      entry(kept, "kept: computed");
+      entry(dropped, "dropped: not computed");
     }
-    for (const [sign, name] of [["▲", "column"], ["◀", "slash"]]) {
+    for (const [sign, name] of [["▲", `${map.columns.length} columns kept`], ["◀", `${map.slashes.length} slashes kept`]]) {
       const mark = make("span", "", sign);
       mark.style.color = map.kept;
       entry(mark, name);

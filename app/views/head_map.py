@@ -13,18 +13,20 @@ def page() -> None:
         return
     picture, words = st.columns([1.35, 1], gap="medium")
     with words:
-        scale, overlay = _controls()
-        export.menu(f"map_layer{layer}_head{head}", lambda: parts.map_chart(trace, layer, head, scale, overlay), opened, "map")
+        with st.container(horizontal=True, vertical_alignment="center"):
+            scale, overlay = _controls()
+            export.menu(
+                f"map_layer{layer}_head{head}", lambda: parts.map_chart(trace, layer, head, scale, overlay), opened, "map"
+            )
         _columns(trace, layer, head)
         _slashes(trace, layer, head)
     with picture:
         st.markdown(_sentence(trace, layer, head))
-        parts.show_map(opened, layer, head, scale, overlay, below=300)
+        parts.show_map(opened, layer, head, scale, overlay, below=285)
 
 
 def _controls():
-    left, right = st.columns(2, vertical_alignment="center")
-    scale = left.segmented_control(
+    scale = st.segmented_control(
         "Colours",
         ["log", "linear"],
         default="log",
@@ -33,8 +35,7 @@ def _controls():
         bind="query-params",
         label_visibility="collapsed",
     )
-    overlay = right.toggle("Kept and dropped tiles", value=True, key="kept", bind="query-params")
-    return scale, overlay
+    return scale, st.toggle("Kept and dropped tiles", value=True, key="kept", bind="query-params")
 
 
 def _sentence(trace, layer, head) -> str:
@@ -59,7 +60,7 @@ def _columns(trace, layer, head) -> None:
                 "text": [reading.excerpt(trace, int(column) * block, (int(column) + 1) * block, 90) for column in chosen],
             },
             hide_index=True,
-            height=190,
+            height="auto" if len(chosen) < 7 else 260,
             column_config={
                 "block": st.column_config.NumberColumn(width=55),
                 "mass": st.column_config.NumberColumn(format="%.1f %%", width=70),
@@ -81,7 +82,7 @@ def _slashes(trace, layer, head) -> None:
                 "looks back": [_distance(int(slash), block) for slash in chosen],
             },
             hide_index=True,
-            height=190,
+            height="auto" if len(chosen) < 7 else 260,
             column_config={
                 "slash": st.column_config.NumberColumn(width=55),
                 "mass": st.column_config.NumberColumn(format="%.1f %%", width=70),

@@ -35,25 +35,22 @@ NUMBERS = {
 def page() -> None:
     opened = session.current()
     trace = opened.trace
-    top, menu = st.columns([8, 1], vertical_alignment="bottom")
-    shown = top.segmented_control(
+    shown = st.segmented_control(
         "Number", list(NUMBERS), default="Density", required=True, key="number", bind="query-params", label_visibility="collapsed"
     )
     field, share, kind, sentence = NUMBERS[shown]
     values = getattr(trace, field)
-    with menu:
-        export.menu(f"heads_{field}", lambda: _chart(trace, shown), opened, "heads")
-    with st.container(horizontal=True, vertical_alignment="center"):
-        st.markdown(f"{sentence} {_spread(values, share)}", width="content")
-        parts.badge(reading.kind_of(trace, field, kind))
+    parts.heading(
+        f"{sentence} {_spread(values, share)}",
+        reading.kind_of(trace, field, kind),
+        lambda: export.menu(f"heads_{field}", lambda: _chart(trace, shown), opened, "heads"),
+    )
     selected = session.shown_head()
-    picked = head_board(
+    head_board(
         figure.board(values, _text(values, share), _details(trace), selected, trace.kv_heads, shown, share),
         "head_board",
         session.choose_picked_head,
     )
-    if picked:
-        st.switch_page(session.pages()["map"])
     parts.go_to("map", f"Open the map of layer {selected[0]}, head {selected[1]}", ":material/grid_on:")
     _patterns(trace)
     _dense_layers(trace)

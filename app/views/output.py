@@ -4,6 +4,7 @@ import numpy as np
 import streamlit as st
 
 from app import export, parts, reading, session
+from app.components import token_line
 from app.figures import interactive
 from app.figures import output as figure
 
@@ -31,40 +32,26 @@ def page() -> None:
 
 
 def _continuations(output) -> None:
-    same = output.first_difference
-    count = len(output.continuation_dense)
+    same, count = output.first_difference, len(output.continuation_dense)
     sentence = (
         f"All {count} tokens are the same."
         if same is None
-        else f"The first difference is token {same} of {count}; it is underlined."
+        else f"The first difference is token {same} of {count}, at the arrow ▸."
     )
     with st.container(horizontal=True, vertical_alignment="center"):
         st.markdown(f"**What the model writes next**, greedily. {sentence}", width="content")
         parts.badge("recorded")
-    for column, name, pieces in zip(
-        st.columns(2, gap="medium"),
-        ("Dense attention", "SampleAttention"),
-        (output.continuation_dense_text, output.continuation_sparse_text),
-        strict=True,
-    ):
+    texts = output.continuation_dense_text, output.continuation_sparse_text
+    names = "Dense attention", "SampleAttention"
+    for i, column in enumerate(st.columns(2, gap="medium")):
         with column.container(border=True, height="stretch"):
-            st.caption(name)
-            st.markdown(_marked(pieces, same))
-
-
-def _marked(pieces, first) -> str:
-    words = [reading.plain(piece) for piece in pieces]
-    if first is None or first >= len(words):
-        return "".join(words) or "(nothing)"
-    return f"{''.join(words[:first])} :orange-background[:material/arrow_right:**{words[first] or '(end)'}**] {''.join(words[first + 1 :])}"
+            st.caption(names[i])
+            token_line(texts[i], texts[1 - i], key=f"continuation_{i}")
 
 
 def _chart(opened, name, positions, kl, x, title) -> None:
     def chart():
         return figure.divergence(positions, kl, x, title, reading.footer(opened.trace))
 
-    with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
-        st.markdown(f"**{title}.**", width="content")
-        parts.badge("recorded")
-        export.menu(f"output_{name}", chart, opened, f"output_{name}")
+    parts.heading(f"{title}.", "recorded", lambda: export.menu(f"output_{name}", chart, opened, f"output_{name}"))
     st.plotly_chart(interactive.figure(chart()), key=f"chart_{name}", alt=title)

@@ -14,16 +14,21 @@ def page() -> None:
     trace = opened.trace
     layer, head = session.shown_head()
     if not parts.drawable(trace, layer):
-        _actions()
+        _actions(opened)
         return
     picture, words = st.columns([1.25, 1], gap="medium")
     with picture:
-        st.markdown(f"#### What layer {layer}, head {head} attends to, and what SampleAttention computes of it")
-        parts.show_map(opened, layer, head, "log", True, below=330)
+        with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
+            st.markdown(
+                f"**What layer {layer}, head {head} attends to, and which tiles SampleAttention computes**", width="content"
+            )
+            export.menu(
+                f"map_layer{layer}_head{head}", lambda: parts.map_chart(trace, layer, head, "log", True), opened, "overview"
+            )
+        parts.show_map(opened, layer, head, "log", True, below=290)
     with words:
         _numbers(trace, layer, head)
-        export.menu(f"map_layer{layer}_head{head}", lambda: parts.map_chart(trace, layer, head, "log", True), opened, "overview")
-    _actions()
+        _actions(opened)
 
 
 def _numbers(trace, layer, head) -> None:
@@ -58,22 +63,18 @@ def _mean(values) -> float:
     return float(recorded.mean()) if recorded.size else float("nan")
 
 
-def _actions() -> None:
-    st.divider()
-    mine, open_column, gpu = st.columns(3, gap="medium")
-    with mine:
-        st.markdown("**Look at your own prompt**")
-        parts.go_to("text", "Use my text", ":material/edit_note:")
-    with open_column:
-        st.markdown("**Look at a recorded one**")
+def _actions(opened) -> None:
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if st.button("Use my text", icon=":material/edit_note:", type="primary"):
+            session.go_to("text")
         if st.button("Open a trace", icon=":material/folder_open:"):
             _open_dialog()
-        if not session.current().demo and st.button("Back to the demo", icon=":material/undo:"):
+        with st.popover("How to record on a GPU", icon=":material/memory:"):
+            st.markdown("On the machine with the GPU, from this repository; then open the file here.")
+            st.code(COMMAND, language="bash")
+        if not opened.demo and st.button("Back to the demo", icon=":material/undo:"):
             session.open_demo()
             st.rerun()
-    with gpu, st.popover("How to record on a GPU", icon=":material/memory:"):
-        st.markdown("On the machine with the GPU, from this repository; then open the file here.")
-        st.code(COMMAND, language="bash")
 
 
 @st.dialog("Open a trace", width="medium")

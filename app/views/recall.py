@@ -22,22 +22,17 @@ def page() -> None:
         f"Layer {layer}, head {head}: {share:.1%} of {trace.length:,} rows keep at least {target:g} of their attention; "
         f"the worst keeps {recall[worst]:.3f} (row {worst:,})"
     )
-    with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
-        st.markdown(f"**{title}.**", width="content")
-        parts.badge("exact")
-        export.menu(
-            f"recall_layer{layer}_head{head}", lambda: _chart(recall, target, title, trace, layer, head), opened, "recall"
-        )
-    st.plotly_chart(interactive.figure(_chart(recall, target, title, trace, layer, head)), key="recall_chart", alt=title)
+
+    def chart():
+        return figure.chart(recall, target, title, reading.footer(trace, layer, head))
+
+    parts.heading(f"{title}.", "exact", lambda: export.menu(f"recall_layer{layer}_head{head}", chart, opened, "recall"))
+    st.plotly_chart(interactive.figure(chart()), key="recall_chart", alt=title)
     worst_rows, meaning = st.columns([1.6, 1], gap="medium")
     with worst_rows:
         _worst(trace, recall, layer)
     with meaning:
         _meaning(trace)
-
-
-def _chart(recall, target, title, trace, layer, head):
-    return figure.chart(recall, target, title, reading.footer(trace, layer, head))
 
 
 def _worst(trace, recall, layer) -> None:

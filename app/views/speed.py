@@ -31,18 +31,11 @@ def _recording(opened) -> None:
     def chart():
         return figure.stages(times, title, f"{reading.footer(trace)}\n{where}; {versions}; one run, no warm-up")
 
-    _head(f"{title}.", lambda: export.menu("recording_stages", chart, opened, "stages"))
+    parts.heading(f"{title}.", "recorded", lambda: export.menu("recording_stages", chart, opened, "stages"))
     st.caption(
         f"Measured once while recording, on {where} ({versions}). One run without warm-up: for where the time goes, not for a comparison."
     )
     st.plotly_chart(interactive.figure(chart()), key="stages", alt=title)
-
-
-def _head(title, menu) -> None:
-    with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
-        st.markdown(f"**{reading.plain(title)}**", width="content")
-        parts.badge("recorded")
-        menu()
 
 
 def _gpu(opened) -> None:
@@ -51,10 +44,11 @@ def _gpu(opened) -> None:
         st.info("There are no recorded GPU figures here: data/benchmarks.csv is missing.", icon=":material/table_rows:")
         return
     whole = [row for row in rows if row["what"] in ("dense", "sparse_forward", "sample_attention")]
-    dims = sorted({row["head_dim"] for row in whole}, reverse=True)
+    dims = sorted({int(row["head_dim"]) for row in whole if row["head_dim"] == row["head_dim"]}, reverse=True)
     if dims:
-        dim = st.segmented_control("Head dimension", dims, default=dims[0], required=True, format_func=lambda d: f"head dimension {d:g}", key="dim",
-                                   bind="query-params", label_visibility="collapsed") if len(dims) > 1 else dims[0]  # fmt: skip
+        dim = dims[0]
+        if len(dims) > 1:
+            dim = st.segmented_control("Head dimension", dims, default=dim, required=True, key="head_dim", bind="query-params")
         whole = [row for row in whole if row["head_dim"] == dim]
         origin = _origin(whole)
         best = benchmarks.headline(rows)
@@ -67,7 +61,7 @@ def _gpu(opened) -> None:
         def chart():
             return figure.over_length(whole, title, f"SampleAttention explorer · {origin}")
 
-        _head(f"{title}.", lambda: export.menu("recorded_gpu", chart, opened, "gpu"))
+        parts.heading(f"{title}.", "recorded", lambda: export.menu("recorded_gpu", chart, opened, "gpu"))
         st.caption(f"Recorded: {reading.plain(origin)}. {reading.plain(best.sentence) if best else ''}")
         st.plotly_chart(interactive.figure(chart()), key="gpu", alt=title)
     with st.expander("All recorded figures"):
@@ -87,9 +81,7 @@ def _origin(rows) -> str:
 def _here() -> None:
     st.markdown("**This machine, now.** Dense and SampleAttention on planted inputs, median and spread after warm-up.")
     left, right = st.columns([1, 3], vertical_alignment="bottom")
-    length = left.selectbox(
-        "Length", (1024, 2048, 4096, 8192), index=1, key="time_length", format_func=lambda n: f"{n:,} tokens", bind="query-params"
-    )
+    length = left.selectbox("Tokens", (1024, 2048, 4096, 8192), index=1, key="time_length", bind="query-params")
     job = session.timing_job()
     if right.button("Time it here", icon=":material/timer:", disabled=bool(job and job.running)):
         session.keep_timing_job(jobs.Job(timing.work(length), session.still_here()))

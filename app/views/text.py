@@ -4,7 +4,7 @@ import streamlit as st
 
 from app import controls, intake, jobs, reading, recording, session
 
-MODELS = {"bundled": "bundled", "folder": "local folder", "hub": "hub id"}
+MODELS = ("bundled", "folder", "hub")
 
 
 def page() -> None:
@@ -57,9 +57,7 @@ def _text() -> tuple[str, str]:
 
 
 def _model() -> tuple[str, str]:
-    choice = st.segmented_control(
-        "Model", list(MODELS), default="bundled", required=True, key="model", bind="query-params", format_func=MODELS.get
-    )
+    choice = st.segmented_control("Model", MODELS, default="bundled", required=True, key="model", bind="query-params")
     if choice == "bundled":
         return choice, "bundled"
     label, example = (
@@ -125,7 +123,7 @@ def _outcome() -> None:
     if job.state == "done":
         session.open_trace(job.result)
         session.say(f"Recorded in {job.elapsed:.0f} s. Overview, Heads, Map, Recall, Speed and Output now show your text.")
-        st.switch_page(session.pages()["overview"])
+        session.go_to("overview")
     elif job.state == "cancelled":
         st.info("Cancelled. What was open stays open.", icon=":material/stop_circle:")
     else:
