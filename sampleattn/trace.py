@@ -311,7 +311,7 @@ def attention_window(q, k, lse, scale, rows, cols, shape, reduce="max") -> np.nd
         weights = np.zeros((stop - start, c1 - c0), np.float32)
         scores = q[start:stop].astype(np.float32) @ keys[:, :visible] * np.float32(scale) - lse[start:stop, None]
         causal = np.arange(c0, c0 + visible) <= np.arange(start, stop)[:, None]
-        np.exp(scores, where=causal, out=weights[:, :visible])
+        np.exp(np.minimum(scores, 0), where=causal, out=weights[:, :visible])
         pooled = combine.reduceat(weights, column_edges[:-1], axis=1)
         cells = cell_of_row[start - r0 : stop - r0]
         first = np.flatnonzero(np.diff(cells, prepend=-1))

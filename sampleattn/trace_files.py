@@ -158,11 +158,11 @@ def _read_header(file, size, name):
     header.pop("__metadata__", None)
     entries, end = {}, 0
     for key, entry in sorted(header.items(), key=_offset):
-        if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        code, shape, (begin, stop) = entry.get("dtype"), entry.get("shape"), entry["data_offsets"]
+        if not isinstance(code, str) or code not in DTYPES or not isinstance(shape, list) or len(entry) != 3:
             raise ValueError(f"wrong entry {key[:40]!r}")
-        code, shape, (begin, stop) = entry["dtype"], entry["shape"], entry["data_offsets"]
-        if code not in DTYPES or not all(type(n) is int and n >= 0 for n in (*shape, begin, stop)):
-            raise ValueError(f"wrong entry {key[:40]!r}")
+        if not all(type(n) is int and n >= 0 for n in (*shape, begin, stop)):
+            raise ValueError(f"wrong sizes of {key[:40]!r}")
         if begin != end or stop - begin != math.prod(shape) * np.dtype(DTYPES[code]).itemsize:
             raise ValueError(f"wrong offsets of {key[:40]!r}")
         entries[key], end = (code, tuple(shape), begin), stop
@@ -175,7 +175,7 @@ def _offset(item):
     try:
         begin, stop = item[1]["data_offsets"]
         return int(begin), int(stop)
-    except (TypeError, KeyError):
+    except (TypeError, KeyError, OverflowError):
         raise ValueError("wrong header") from None
 
 

@@ -1,0 +1,469 @@
+"""Traces as users and attackers hand them in: what is read is right, or one TraceError says what to do."""
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
+from synthetic_trace import write_synthetic_trace
+
+from sampleattn import trace_files
+from sampleattn.summary import summarise, table
+from sampleattn.trace import Trace, TraceError, TraceWriter, attention_window
+from sampleattn.trace_format import LAYER_ARRAYS, META, dump_meta
+
+LAYERS, HEADS, TOKENS = 3, 4, 300
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("trace") / "trace"
+    write_synthetic_trace(path, layers=LAYERS, heads=HEADS, tokens=TOKENS, pin_layers=(1,), dense_layers=(2,))
+    return path
+
+
+@pytest.fixture(scope="module")
+def zipped(folder, tmp_path_factory):
+    return Trace.load(folder).save(tmp_path_factory.mktemp("zip") / "trace.zip").read_bytes()
+
+
+@pytest.fixture
+def copy(folder, tmp_path):
+    return shutil.copytree(folder, tmp_path / "copy")
+
+
+def read_everything(trace):
+    """Every array that a view may ask for."""
+    names = ("density", "cra", "sampled_cra", "output_error", "oracle_density", "rows_at_target", "sparse_run_density")
+    values = [trace.token_ids, trace.offsets, np.array(trace.tokens), *(getattr(trace, name) for name in names)]
+    for layer in trace.recorded_layers:
+        values.append(trace.rows(layer))
+        for head in range(trace.heads):
+            for name in ("overview", "recall", "block_mask", "columns", "slashes", "column_mass", "slash_mass", "tile_masses"):
+                values.append(getattr(trace, name)(layer, head))
+        if trace.pinned(layer):
+            values.append(trace.window(layer, 0, (0, trace.length), (0, trace.length // 2 + 1), (16, 16)))
+    output = trace.output
+    if output is not None:
+        values += [output.logits_dense, output.kl, output.top1_equal, output.continuation_sparse]
+    return values
+
+
+def same(a, b):
+    return all(np.array_equal(x, y, equal_nan=np.issubdtype(x.dtype, np.floating)) for x, y in zip(a, b, strict=True))
+
+
+def rewrite(folder, **changes):
+    """meta.json with some fields changed and a fresh checksum: what an attacker, not an accident, would write."""
+    meta = json.loads((folder / META).read_bytes())
+    meta.update(changes)
+    (folder / META).write_bytes(dump_meta(meta))
+
+
+def rehash(folder, name):
+    import hashlib
+
+    data = (folder / name).read_bytes()
+    files = json.loads((folder / META).read_bytes())["files"]
+    rewrite(folder, files=files | {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}})
+
+
+def assert_refused(place, *words):
+    with pytest.raises(TraceError) as caught:
+        read_everything(Trace.load(place))
+    message = str(caught.value)
+    assert "\n" not in message and message.endswith(".") and len(message) < 400
+    for word in words:
+        assert word in message
+    return message
+
+
+def test_what_was_written_is_read(folder, zipped):
+    trace = Trace.load(folder)
+    assert (trace.layers, trace.heads, trace.kv_heads, trace.length, trace.complete) == (LAYERS, HEADS, 2, TOKENS, True)
+    assert trace.recorded_layers == [0, 1, 2]
+    assert "".join(trace.tokens) == trace.text and len(trace.tokens) == TOKENS
+    arrays = load_file(folder / "layers/000.safetensors")
+    assert np.array_equal(trace.recall(0, 2), arrays["recall"][2])
+    blocks = -(-TOKENS // 128)
+    mask = trace.block_mask(0, 2)
+    assert mask.shape == (blocks, blocks) and not np.triu(mask, 1).any()
+    assert trace.density[0, 2] == pytest.approx(mask.sum() / (blocks * (blocks + 1) / 2))
+    assert trace.cra[0, 2] == pytest.approx(trace.recall(0, 2).min())
+    assert trace.columns(0, 2).tolist() == np.flatnonzero(arrays["columns"][2].any(0)).tolist()
+    assert trace.overview(0, 0).shape == (TOKENS, TOKENS) and trace.overview(0, 0).dtype == np.float32
+    assert trace.label(0, 0) == "sink" and trace.layer_reason(2) == "sliding-window attention" and trace.layer_reason(0) == ""
+    assert trace.pinned(1) and not trace.pinned(0)
+    assert trace.output.first_difference == 7 == trace.meta["first_difference"]
+    assert same(read_everything(trace), read_everything(Trace.load(zipped)))
+    assert same(read_everything(trace), read_everything(Trace.load(io.BytesIO(zipped))))
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 127, 128, 129, 513])
+def test_every_length(tmp_path, tokens):
+    write_synthetic_trace(tmp_path / "t", layers=1, heads=2, tokens=tokens)
+    trace = Trace.load(tmp_path / "t")
+    read_everything(trace)
+    assert trace.overview(0, 0).shape == (min(512, tokens),) * 2
+
+
+def test_tokens_that_share_a_character_and_special_tokens(tmp_path):
+    text = "a数b"
+    meta = json.loads((write_synthetic_trace(tmp_path / "t", layers=1, heads=2, tokens=4).folder / META).read_bytes())
+    given = {key: meta[key] for key in ("model", "settings")}
+    offsets = [(0, 0), (0, 1), (1, 2), (1, 2), (1, 2), (2, 3)]
+    TraceWriter(tmp_path / "u", given, range(6), offsets, text)
+    assert Trace.load(tmp_path / "u").tokens == ["", "a", "数", "数", "数", "b"]
+
+
+def test_reading_needs_no_torch(folder):
+    code = "import sys; from sampleattn import Trace; t = Trace.load(sys.argv[1]); t.density; t.overview(0, 0); "
+    code += "print([m for m in ('torch', 'transformers', 'streamlit', 'pandas') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_half_a_trace_opens_with_what_it_has(tmp_path):
+    write_synthetic_trace(tmp_path / "t", layers=3, heads=2, tokens=300, stop_after=2)
+    (tmp_path / "t" / "layers" / ".002.safetensors.77.tmp").write_bytes(b"left by a crash")
+    trace = Trace.load(tmp_path / "t")
+    assert not trace.complete and trace.recorded_layers == [0, 1] and trace.output is None
+    assert np.isnan(trace.density[2]).all() and not np.isnan(trace.density[:2]).any()
+    with pytest.raises(TraceError, match="Layer 2 has no picture"):
+        trace.recall(2, 0)
+    read_everything(trace)
+    assert "not finished" in table(trace) and summarise(trace)["analysed_layers"] == 2
+    os.remove(tmp_path / "t" / "layers" / "001.safetensors")
+    assert Trace.load(tmp_path / "t").recorded_layers == [0]
+    read_everything(Trace.load(Trace.load(tmp_path / "t").save(tmp_path / "half.zip")))
+
+
+def test_a_writer_that_dies_leaves_the_last_state(tmp_path, monkeypatch):
+    writer = write_synthetic_trace(tmp_path / "t", layers=2, heads=2, tokens=200, stop_after=1)
+    arrays = load_file(tmp_path / "t/layers/000.safetensors")
+
+    def crash(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trace_files.os, "replace", crash)
+    with pytest.raises(KeyboardInterrupt):
+        writer.write_layer(1, arrays, {"labels": ["dense", "dense"]})
+    assert Trace.load(tmp_path / "t").recorded_layers == [0]
+    assert not list((tmp_path / "t").rglob("*.tmp"))
+
+
+def test_the_writer_refuses_what_does_not_fit(tmp_path):
+    writer = write_synthetic_trace(tmp_path / "t", layers=2, heads=2, tokens=200, stop_after=1)
+    arrays = load_file(tmp_path / "t/layers/000.safetensors")
+    info = {"labels": ["dense", "dense"]}
+    for name in ("recall", "block_mask", "cra"):
+        with pytest.raises(TraceError):
+            writer.write_layer(1, arrays | {name: arrays[name][:1]}, info)
+    with pytest.raises(TraceError):
+        writer.write_layer(1, arrays | {"recall": arrays["recall"].astype(np.float64)}, info)
+    with pytest.raises(TraceError):
+        writer.write_layer(1, {k: v for k, v in arrays.items() if k != "cra"}, info)
+    with pytest.raises(TraceError, match="already exists"):
+        write_synthetic_trace(tmp_path / "t", layers=1, tokens=10)
+
+
+def test_save_replaces_only_when_complete(folder, tmp_path, monkeypatch):
+    trace = Trace.load(folder)
+    for name in ("out", "out.zip"):
+        path = trace.save(tmp_path / name)
+        before = read_everything(Trace.load(path))
+        with monkeypatch.context() as patch:
+            patch.setattr("sampleattn.trace_writer.shutil.copyfileobj", lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                trace.save(path)
+        assert same(before, read_everything(Trace.load(path)))
+        assert same(before, read_everything(Trace.load(trace.save(path))))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "out.zip"]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("years of work")
+    with pytest.raises(TraceError, match="other things"):
+        trace.save(tmp_path / "mine")
+    with pytest.raises(TraceError):
+        trace.save(tmp_path / "mine" / "thesis.tex")
+    assert (tmp_path / "mine" / "thesis.tex").read_text() == "years of work"
+
+
+def test_a_damaged_trace_is_not_saved(copy, tmp_path):
+    (copy / "layers/001.safetensors").write_bytes(b"x" * (copy / "layers/001.safetensors").stat().st_size)
+    with pytest.raises(TraceError, match=r"layers/001.*checksum"):
+        Trace.load(copy).save(tmp_path / "new.zip")
+    assert not (tmp_path / "new.zip").exists()
+
+
+def test_things_that_are_no_trace(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text").write_text("hello")
+    (tmp_path / "list.zip").write_bytes(b"PK\x05\x06" + bytes(18))
+    assert_refused(tmp_path / "missing", "does not exist")
+    assert_refused(tmp_path / "empty", "no meta.json")
+    assert_refused(tmp_path / "text")
+    assert_refused(tmp_path / "list.zip")
+    assert_refused(b"")
+    assert_refused(b"PK\x03\x04 and nothing more")
+    assert_refused("a\0b")
+
+
+def test_newer_and_older_schemas(copy):
+    rewrite(copy, schema=2)
+    assert "update this program" in assert_refused(copy, "schema 2")
+    rewrite(copy, schema=0)
+    assert_refused(copy, "record it again")
+    rewrite(copy, schema="1")
+    assert_refused(copy, "no schema number")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"[]", b"{" * 99_999, b'{"schema": NaN}', b'{"schema": 1e999}', b"\xff", b'{"a":' * 9999 + b"1", b"9" * 9999],
+)
+def test_meta_that_is_no_meta(copy, data):
+    (copy / META).write_bytes(data)
+    assert_refused(copy)
+
+
+def test_meta_that_is_too_large(copy, monkeypatch):
+    monkeypatch.setattr(trace_files, "MAX_META_BYTES", 100)
+    assert_refused(copy, "too much")
+
+
+@pytest.mark.parametrize("word", [None, True, -1, 0, 10**12, 1.5, "x", [], {}, [[]], {"a": {}}, "../x"])
+def test_wrong_values_in_meta(copy, word):
+    meta = json.loads((copy / META).read_bytes())
+    honest = read_everything(Trace.load(copy))
+    paths = [(key,) for key in meta if key not in ("checksum",)]
+    paths += [(part, key) for part in ("model", "prompt", "settings", "timings", "machine", "files") for key in meta[part]]
+    for path in paths:
+        altered = json.loads(json.dumps(meta))
+        place = altered
+        for key in path[:-1]:
+            place = place[key]
+        place[path[-1]] = word
+        (copy / META).write_bytes(dump_meta(altered))
+        try:
+            assert len(read_everything(Trace.load(copy))) <= len(honest), path
+        except TraceError as error:
+            assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize("key", ["layer", "ran", "reason", "file", "labels", "seconds", "scale", "sparse_run_density"])
+@pytest.mark.parametrize("word", [None, True, -1, 99, "x", [None], {"a": "b"}])
+def test_wrong_values_in_a_layer_entry(copy, key, word):
+    layers = json.loads((copy / META).read_bytes())["layers"]
+    layers[1][key] = word
+    rewrite(copy, layers=layers)
+    try:
+        read_everything(Trace.load(copy))
+    except TraceError as error:
+        assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize("offsets", [[[0, 1], [5, 4]], [[3, 4], [0, 1]], [[-1, 1], [1, 2]], [[0, 1], [1, 10**9]]])
+def test_offsets_out_of_order_or_range(copy, offsets):
+    arrays = load_file(copy / "tokens.safetensors")
+    arrays["offsets"][:2] = offsets
+    arrays["offsets"][2:] = np.maximum(arrays["offsets"][2:], 0)
+    save_file(arrays, copy / "tokens.safetensors")
+    rehash(copy, "tokens.safetensors")
+    assert_refused(copy, "offsets")
+
+
+def test_text_that_is_no_utf8(copy):
+    arrays = load_file(copy / "tokens.safetensors")
+    arrays["text"] = arrays["text"].copy()
+    arrays["text"][3] = 255
+    save_file(arrays, copy / "tokens.safetensors")
+    rehash(copy, "tokens.safetensors")
+    assert_refused(copy, "tokens.safetensors")
+
+
+@pytest.mark.parametrize("name", sorted(LAYER_ARRAYS))
+def test_layers_with_wrong_dtypes_and_shapes(copy, name):
+    path = copy / "layers/000.safetensors"
+    arrays = load_file(path)
+    wrong = [arrays[name].astype(np.float64), np.zeros((10**4, 10), arrays[name].dtype), arrays[name].ravel()[:0]]
+    for array in wrong:
+        save_file(arrays | {name: np.ascontiguousarray(array)}, path)
+        rehash(copy, "layers/000.safetensors")
+        assert_refused(copy, "layers/000")
+    save_file({key: array for key, array in arrays.items() if key != name}, path)
+    rehash(copy, "layers/000.safetensors")
+    assert_refused(copy, name)
+
+
+def test_sampled_rows_beyond_the_prompt(copy):
+    arrays = load_file(copy / "layers/000.safetensors")
+    arrays["rows"][-1] = TOKENS
+    save_file(arrays, copy / "layers/000.safetensors")
+    rehash(copy, "layers/000.safetensors")
+    assert_refused(copy, "rows")
+
+
+def headers():
+    huge = [2**62, 2**62]
+    yield {"recall": {"dtype": "F32", "shape": huge, "data_offsets": [0, 8]}}
+    yield {"recall": {"dtype": "F32", "shape": [2], "data_offsets": [-8, 0]}}
+    yield {"recall": {"dtype": "F32", "shape": [2], "data_offsets": [0, 10**12]}}
+    yield {"recall": {"dtype": "F32", "shape": [True], "data_offsets": [0, 4]}}
+    yield {"recall": {"dtype": ["F32"], "shape": [2], "data_offsets": [0, 8]}}
+    yield {"recall": {"dtype": "BF16", "shape": [4], "data_offsets": [0, 8]}}
+    yield {"recall": {"dtype": "F32", "shape": "22", "data_offsets": [0, 8]}}
+    yield {"recall": {"dtype": "F32", "shape": [2], "data_offsets": [0]}}
+    yield {"recall": [1, 2]}
+    yield dict.fromkeys("ab", {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]})
+
+
+@pytest.mark.parametrize("header", list(headers()), ids=str)
+def test_hostile_headers(copy, header):
+    data = json.dumps(header).encode()
+    (copy / "layers/000.safetensors").write_bytes(len(data).to_bytes(8, "little") + data + bytes(8))
+    rehash(copy, "layers/000.safetensors")
+    assert_refused(copy, "layers/000")
+
+
+@pytest.mark.parametrize("length", [0, 1, 2**40, 2**64 - 1])
+def test_hostile_header_lengths(copy, length):
+    (copy / "layers/000.safetensors").write_bytes(length.to_bytes(8, "little") + b"{}" * 20)
+    rehash(copy, "layers/000.safetensors")
+    assert_refused(copy, "layers/000")
+
+
+def zip_with(zipped, extra):
+    buffer = io.BytesIO(zipped)
+    with zipfile.ZipFile(buffer, "a", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in extra:
+            archive.writestr(name, data)
+    return buffer.getvalue()
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize(
+    "name",
+    ["../evil", "/etc/passwd", "layers/../../evil", "..\\evil", "x.py", "layers/1.safetensors", "meta.json", "a" * 60000],
+)
+def test_zips_with_names_that_are_no_trace_files(zipped, name):
+    assert_refused(zip_with(zipped, [(name, b"x")]), "The zip holds")
+
+
+def test_zip_bombs(zipped, monkeypatch):
+    bomb = zip_with(zipped, [("layers/900.safetensors", bytes(80 << 20))])
+    monkeypatch.setattr(trace_files, "MAX_ZIP_RATIO", 10)
+    assert_refused(bomb, "unpacks to")
+    monkeypatch.setattr(trace_files, "MAX_ZIP_BYTES", 1 << 20)
+    assert_refused(zipped, "unpacks to")
+
+
+def test_a_zip_that_lies_about_its_sizes(zipped):
+    buffer = io.BytesIO(zipped)
+    sizes = {info.filename: info.file_size for info in zipfile.ZipFile(buffer).infolist()}
+    for size in set(sizes.values()) - {sizes[META]}:
+        for lie in (size // 2, size * 2, 2**32 - 2):
+            assert_refused(zipped.replace(size.to_bytes(4, "little"), lie.to_bytes(4, "little")))
+
+
+def test_unusual_compression_is_refused(folder):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_BZIP2) as archive:
+        archive.write(folder / META, META)
+    assert_refused(buffer.getvalue(), "unusual")
+
+
+slow = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+@slow
+@given(data=st.data())
+def test_flipped_bytes_in_a_zip(zipped, data):
+    altered = bytearray(zipped)
+    for _ in range(data.draw(st.integers(1, 3))):
+        altered[data.draw(st.integers(0, len(zipped) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    try:
+        values = read_everything(Trace.load(bytes(altered)))
+    except TraceError:
+        return
+    assert same(values, read_everything(Trace.load(zipped)))
+
+
+@slow
+@given(length=st.integers(0, 10**9))
+def test_truncated_zips(zipped, length):
+    assert_refused(zipped[: length % len(zipped)])
+
+
+@slow
+@given(data=st.data())
+def test_flipped_bytes_and_cuts_in_a_folder(folder, tmp_path_factory, data):
+    copy = shutil.copytree(folder, tmp_path_factory.mktemp("flip") / "t")
+    files = sorted(path for path in copy.rglob("*") if path.is_file())
+    path = data.draw(st.sampled_from(files))
+    content = bytearray(path.read_bytes())
+    at = data.draw(st.integers(0, len(content) - 1))
+    if data.draw(st.booleans()):
+        content = content[:at]
+    else:
+        content[at] ^= 1 << data.draw(st.integers(0, 7))
+    path.write_bytes(content)
+    try:
+        values = read_everything(Trace.load(copy))
+    except TraceError:
+        values = None
+    shutil.rmtree(copy.parent)
+    if values is not None:
+        assert same(values, read_everything(Trace.load(folder)))
+
+
+def reference_window(q, k, scale, rows, cols, shape, reduce):
+    q, k = q.astype(np.float64), k.astype(np.float64)
+    scores = np.where(np.tri(len(q), dtype=bool), q @ k.T * scale, -np.inf)
+    weights = np.exp(scores - scores.max(axis=1, keepdims=True))
+    weights /= weights.sum(axis=1, keepdims=True)
+    part = weights[slice(*rows), slice(*cols)]
+    (n, m), (h, w) = part.shape, shape
+    cells = [[part[y * n // h : (y + 1) * n // h, x * m // w : (x + 1) * m // w] for x in range(w)] for y in range(h)]
+    return np.array([[getattr(np, reduce)(cell) for cell in row] for row in cells])
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_windows_equal_float64_softmax(data):
+    n = data.draw(st.integers(1, 90))
+    rng = np.random.default_rng(data.draw(st.integers(0, 999)))
+    q, k = (rng.standard_normal((n, 8)).astype(data.draw(st.sampled_from([np.float32, np.float16]))) * 3 for _ in range(2))
+    scale = data.draw(st.sampled_from([8**-0.5, 1.0]))
+    scores = np.where(np.tri(n, dtype=bool), q.astype(np.float64) @ k.astype(np.float64).T * scale, -np.inf)
+    lse = np.logaddexp.reduce(scores, axis=1).astype(np.float32)
+    r0, c0 = data.draw(st.integers(0, n - 1)), data.draw(st.integers(0, n - 1))
+    r1, c1 = data.draw(st.integers(r0 + 1, n)), data.draw(st.integers(c0 + 1, n))
+    shape = data.draw(st.integers(1, r1 - r0)), data.draw(st.integers(1, c1 - c0))
+    reduce = data.draw(st.sampled_from(["max", "mean", "sum"]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sampleattn.trace.WINDOW_BYTES", data.draw(st.sampled_from([1, 999, 1 << 20])))
+        found = attention_window(q, k, lse, scale, (r0, r1), (c0, c1), shape, reduce)
+    expected = reference_window(q, k, scale, (r0, r1), (c0, c1), shape, reduce)
+    np.testing.assert_allclose(found, expected, atol=2e-5, rtol=2e-4)
+
+
+def test_windows_of_a_trace(folder):
+    trace = Trace.load(folder)
+    arrays = load_file(folder / "layers/001.safetensors")
+    window = (100, 280), (50, 250), (30, 30), "mean"
+    expected = reference_window(arrays["q"][3], arrays["k"][1], 0.25, *window)
+    np.testing.assert_allclose(trace.window(1, 3, *window), expected, atol=1e-6)
+    assert trace.window(1, 0, (0, 10), (0, 10), (99, 99)).shape == (10, 10)
+    with pytest.raises(TraceError, match="without its q and k"):
+        trace.window(0, 0, (0, 10), (0, 10), (5, 5))
+    for bad in ((5, 5), (0, TOKENS + 1), (-1, 3)):
+        with pytest.raises(ValueError, match="does not lie"):
+            trace.window(1, 0, bad, (0, 10), (5, 5))
