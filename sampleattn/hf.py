@@ -78,8 +78,9 @@ def use_sample_attention(
     of a model counts); other threads may use the model at the same time with other settings, or with none (dense). The model's
     own attention implementation comes back when its last user leaves.
 
-    Outputs of sparse layers have no gradient: a backward pass through them raises RuntimeError. Compiled code runs dense.
-    Raises UnsupportedModelError (a ValueError) with the reason if the model has no causal attention that can be taken over.
+    Outputs of sparse layers have no gradient: a backward pass through them raises RuntimeError. `generate` may compile its decode
+    steps, which are dense. Raises UnsupportedModelError (a ValueError) with the reason if the model has no causal attention
+    that can be taken over, or is itself compiled.
     """
     if config is not None and not isinstance(config, SampleAttentionConfig):
         raise TypeError(f"config must be a SampleAttentionConfig or None, not {type(config).__name__}")
@@ -98,6 +99,8 @@ def decoder_of(model: PreTrainedModel) -> PreTrainedModel:
     Raises UnsupportedModelError with the reason if there is none.
     """
     name = type(model).__name__
+    if hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None):
+        raise UnsupportedModelError(f"{name} is compiled (torch.compile); use the model that is not")
     if not isinstance(model, PreTrainedModel):
         raise UnsupportedModelError(f"{name} is not a transformers model (PreTrainedModel)")
     if getattr(model.config, "is_encoder_decoder", False):

@@ -5,8 +5,16 @@ import threading
 
 import pytest
 import torch
-from tiny_models import FAMILIES, LIMITED, VOCABULARY, WINDOW, tiny_model, tokens
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, DynamicCache, StaticCache
+from tiny_models import FAMILIES, LIMITED, SIZES, VOCABULARY, WINDOW, tiny_model, tokens
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    CompileConfig,
+    DynamicCache,
+    StaticCache,
+)
 from transformers.masking_utils import causal_mask_function, sdpa_mask, sliding_window_causal_mask_function
 
 from sampleattn import SampleAttentionConfig, use_sample_attention
@@ -324,6 +332,50 @@ def test_latent_attention_with_other_value_dimensions_runs_sparse():
     assert reports(run) == dict.fromkeys(range(2), ("sparse", ""))
 
 
+def test_vision_towers_are_left_alone_and_image_masks_run_dense():
+    text = {name: SIZES["gemma3_text"][name] for name in SIZES["gemma3_text"] if name not in ("sliding_window", "layer_types")}
+    config = AutoConfig.for_model(
+        "gemma3",
+        text_config={**text, "vocab_size": VOCABULARY, "layer_types": ["full_attention"] * 2},
+        vision_config={
+            "hidden_size": 32,
+            "intermediate_size": 32,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "image_size": 28,
+            "patch_size": 14,
+        },
+        mm_tokens_per_image=4,
+        image_token_index=1,
+        boi_token_index=2,
+        eoi_token_index=3,
+    )
+    model = AutoModelForImageTextToText.from_config(config, attn_implementation="eager").eval()
+    plain = tokens(1, LENGTH)
+    with_image = plain.clone()
+    with_image[:, 10:14] = 1
+    pixels = torch.randn(1, 3, 28, 28)
+    inputs = {"input_ids": with_image, "pixel_values": pixels, "token_type_ids": (with_image == 1).long()}
+    for arguments, ran in ((inputs, ("dense", "packed or custom mask")), ({"input_ids": plain}, ("sparse", ""))):
+        expected = model(**arguments).logits
+        with use_sample_attention(model, EVERYTHING) as run:
+            assert model.config.vision_config._attn_implementation == "eager"
+            close(model(**arguments).logits, expected)
+        assert reports(run) == dict.fromkeys(range(2), ran)
+        assert model.config.text_config._attn_implementation == "eager"
+
+
+def test_compiled_decode_steps_after_a_sparse_prefill(llama, monkeypatch):
+    ids = tokens(1, LENGTH)
+    expected = llama.generate(ids, **GENERATE).sequences
+    monkeypatch.setattr(llama, "_valid_auto_compile_criteria", lambda *arguments, **options: True)
+    compiled = CompileConfig(fullgraph=True, backend="eager", mode=None)
+    with use_sample_attention(llama, EVERYTHING) as run:
+        actual = llama.generate(ids, cache_implementation="static", compile_config=compiled, **GENERATE).sequences
+    assert torch.equal(actual, expected)
+    assert reports(run) == expected_reports("llama", EVERYTHING)
+
+
 # Observers
 
 
@@ -471,6 +523,7 @@ REFUSED = {
     "falcon": (lambda: from_config("falcon", **SMALL, num_attention_heads=2), "AttentionInterface"),
     "bert": (lambda: from_config("bert", **SMALL, num_attention_heads=2, intermediate_size=32), "encoder"),
     "t5": (lambda: from_config("t5", d_model=32, d_kv=16, d_ff=32, num_layers=1, num_heads=2), "encoder-decoder"),
+    "compiled": (lambda: torch.compile(tiny_model("llama"), backend="eager"), "is compiled"),
     "module": (lambda: torch.nn.Linear(2, 2), "not a transformers model"),
 }
 
