@@ -7,8 +7,8 @@ import triton.language as tl
 from .block_index_lists import block_index_lists
 from .primitives import LOG2_E, check_block_size, check_inputs, load_rows, load_tile, masked_scores, on_device, padded, real_keys
 
-# padded head_dim of the keys -> keys per step, warps, pipeline stages (notes/kernels.md says how they were chosen)
-CONFIGS = {16: (128, 4, 3), 32: (128, 4, 3), 64: (128, 4, 3), 128: (128, 8, 3), 256: (64, 8, 2)}
+# larger padded head_dim -> keys per step, warps, pipeline stages (notes/kernels.md says how they were chosen)
+CONFIGS = {64: (64, 4, 3), 128: (128, 8, 3), 256: (64, 8, 2)}
 
 
 def block_sparse_attention(q, k, v, block_mask, scale=None, key_range=None, block_size=128):
@@ -34,9 +34,9 @@ def block_sparse_attention(q, k, v, block_mask, scale=None, key_range=None, bloc
     lse = torch.empty(batch, heads, queries, dtype=torch.float32, device=q.device)
     step, warps, stages = CONFIGS[max(padded(head_dim), padded(value_dim))]
     with on_device(q):
-        _forward[(expected[2], batch * heads)](
+        _forward[(expected[2] * batch * heads,)](
             q, k, v, ids, spans, key_range, out, lse, *q.stride(), *k.stride(), *v.stride(), *out.stride(),
-            heads, heads // kv_heads, queries, keys, expected[3], scale * LOG2_E,
+            batch * heads, heads, heads // kv_heads, queries, keys, expected[2], expected[3], scale * LOG2_E,
             HAS_RANGE=key_range is not None, D=head_dim, DV=value_dim, BLOCK=block_size, BLOCK_N=min(step, block_size),
             BLOCK_D=padded(head_dim), BLOCK_DV=padded(value_dim), num_warps=warps, num_stages=stages,
         )  # fmt: skip
@@ -63,22 +63,28 @@ def _tile(
     return acc, total, new_top
 
 
-@triton.jit(do_not_specialize=["heads", "group", "Nq", "Nk", "key_blocks"])
+@triton.jit(do_not_specialize=["all_heads", "heads", "group", "Nq", "Nk", "query_blocks", "key_blocks"])
 def _forward(
     q_ptr, k_ptr, v_ptr, ids_ptr, spans_ptr, range_ptr, out_ptr, lse_ptr,
     sq_b, sq_h, sq_n, sq_d, sk_b, sk_h, sk_n, sk_d, sv_b, sv_h, sv_n, sv_d, so_b, so_h, so_n, so_d,
-    heads, group, Nq, Nk, key_blocks, scale_log2,
+    all_heads, heads, group, Nq, Nk, query_blocks, key_blocks, scale_log2,
     HAS_RANGE: tl.constexpr, D: tl.constexpr, DV: tl.constexpr, BLOCK: tl.constexpr, BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
 ):  # fmt: skip
-    """One query block of one head. The last query blocks have the longest lists, so they start first."""
-    block, row = tl.num_programs(0) - 1 - tl.program_id(0), tl.program_id(1)
+    """One query block of one head. The last query blocks of all heads, kept in full, start first; then head by head, from the
+    last block down, so that programs that run together read the same keys."""
+    program = tl.program_id(0)
+    if program < all_heads:
+        block, row = query_blocks - 1, program
+    else:
+        rest = query_blocks - 1
+        block, row = rest - 1 - (program - all_heads) % rest, (program - all_heads) // rest
     batch, head = (row // heads).to(tl.int64), (row % heads).to(tl.int64)
     lo, hi = real_keys(range_ptr, batch, Nk, HAS_RANGE)
     q_ptr += batch * sq_b + head * sq_h
     k_ptr += batch * sk_b + head // group * sk_h
     v_ptr += batch * sv_b + head // group * sv_h
-    place = row.to(tl.int64) * tl.num_programs(0) + block
+    place = row.to(tl.int64) * query_blocks + block
     ids_ptr += place * key_blocks
     full_begin, full_end = tl.load(spans_ptr + place * 3), tl.load(spans_ptr + place * 3 + 1)
     count = tl.load(spans_ptr + place * 3 + 2)

@@ -7,7 +7,7 @@ import triton.language as tl
 from .primitives import LOG2_E, check_inputs, load_rows, load_tile, masked_scores, on_device, padded, real_keys
 
 # padded head_dim -> keys per step, warps, pipeline stages; the rows per program are ROWS
-CONFIGS = {16: (128, 4, 3), 32: (128, 4, 3), 64: (128, 4, 3), 128: (128, 8, 3), 256: (64, 8, 2)}
+CONFIGS = {64: (128, 8, 2), 128: (128, 8, 2), 256: (64, 8, 2)}
 ROWS = 128
 
 

@@ -6,7 +6,7 @@ import triton.language as tl
 
 from .primitives import LOG2_E, check_block_size, check_inputs, load_rows, load_tile, masked_scores, on_device, padded, real_keys
 
-CONFIGS = {16: (4, 3), 32: (4, 3), 64: (4, 3), 128: (8, 3), 256: (8, 2)}  # padded head_dim -> warps, pipeline stages
+CONFIGS = {64: (8, 3), 128: (8, 2), 256: (8, 2)}  # padded head_dim -> warps, pipeline stages
 ROWS = 128  # sampled rows gathered by one program
 TILES = 32  # key tiles walked by one program
 

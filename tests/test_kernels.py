@@ -145,7 +145,7 @@ def test_groups(device, dtype, poison, kv_heads):
     compare(*inputs(device, dtype, heads=4, kv_heads=kv_heads, nq=200))
 
 
-@pytest.mark.parametrize(("head_dim", "value_dim"), [(64, 32), (96, 96), (128, 128), (192, 128), (256, 256), (40, 72)])
+@pytest.mark.parametrize(("head_dim", "value_dim"), [(64, 32), (16, 32), (96, 96), (128, 128), (192, 128), (256, 256), (40, 72)])
 def test_head_dims(device, dtype, poison, head_dim, value_dim):
     compare(*inputs(device, dtype, heads=1, head_dim=head_dim, value_dim=value_dim))
 
