@@ -35,31 +35,35 @@ def _number(text) -> float:
 
 @dataclass(frozen=True)
 class Headline:
-    """One speed-up, and the sentence that says of what."""
+    """The speed-up of the whole method, and the sentence that says of what."""
 
     speedup: float
     sentence: str
 
 
-def headline(rows: list[dict]) -> Headline | None:
-    """SampleAttention against the fastest dense attention, at the greatest recorded length where both are."""
-    for what, words in (
-        ("sample_attention", "the whole method"),
-        ("sparse_forward", "sparse attention alone (without choosing the tiles)"),
+def headline(rows: list[dict], head_dim: int | None = None) -> Headline | None:
+    """SampleAttention against the fastest dense attention at the longest recorded length; None without both."""
+    wanted = [row for row in rows if head_dim in (None, row["head_dim"])]
+    for mine in sorted(
+        (row for row in wanted if row["what"] == "sample_attention"), key=lambda row: (-row["length"], row["median_ms"])
     ):
-        sparse = [row for row in rows if row["what"] == what]
-        for mine in sorted(sparse, key=lambda row: (-row["length"], row["density"])):
-            dense = [
-                row
-                for row in rows
-                if row["what"] == "dense" and all(row[name] == mine[name] for name in ("length", "head_dim", "gpu"))
-            ]
-            if dense:
-                best = min(dense, key=lambda row: row["median_ms"])
-                share = f" at {mine['density']:.0%} of the tiles" if mine["density"] == mine["density"] else ""
-                return Headline(
-                    best["median_ms"] / mine["median_ms"],
-                    f"{words[0].upper()}{words[1:]}{share} against the fastest dense attention ({best['implementation']}) for one layer at "
-                    f"{mine['length']:,.0f} tokens: {mine['median_ms']:.3g} against {best['median_ms']:.3g} ms on {mine['gpu']}, {mine['date']}.",
-                )
+        there = [row for row in wanted if all(row[name] == mine[name] for name in ("length", "head_dim", "heads", "gpu"))]
+        dense = min((row for row in there if row["what"] == "dense"), key=_time, default=None)
+        alone = min((row for row in there if row["what"] == "sparse_forward"), key=_time, default=None)
+        if dense:
+            return Headline(_time(dense) / _time(mine), _sentence(mine, dense, alone))
     return None
+
+
+def _time(row) -> float:
+    return row["median_ms"]
+
+
+def _sentence(mine, dense, alone) -> str:
+    sentence = (
+        f"for the attention of one layer at {mine['length']:,.0f} tokens and {mine['density']:.0%} of the tiles: "
+        f"{_time(mine):.3g} ms for the whole method, {_time(dense):.3g} ms for the fastest dense attention ({dense['implementation']}). "
+    )
+    if alone:
+        sentence += f"Without choosing the tiles: {_time(dense) / _time(alone):.1f} × ({_time(alone):.3g} ms). "
+    return f"{sentence}{mine['gpu']}, {mine['date']}."

@@ -3,49 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from functools import partial
 
 import streamlit as st
 
 from sampleattn.config import SAMPLINGS, SCOPES, SELECTIONS, SampleAttentionConfig
 
 DEFAULTS = {field.name: field.default for field in fields(SampleAttentionConfig)}
-SELECTION_HELP = (
-    "joint: columns and slashes chosen together at the least tiles (ours). independent: the paper's two cumulative sums (MLSys 2025). "
-    "window: a local window and columns (arXiv v1)."
-)
-SAMPLING_HELP = "spread: rows evenly over the prompt. tail: the last rows of each segment (the paper)."
+HELP = {
+    "selection": "joint: columns and slashes chosen together at the least tiles (ours). independent: the paper's two cumulative sums "
+    "(MLSys 2025). window: a local window and columns (arXiv v1).",
+    "cra": "The share of its dense attention that a row shall keep: an aim for the sampled rows, no guarantee for the worst row.",
+    "sampling": "spread: rows evenly over the prompt. tail: the last rows of each segment (the paper).",
+    "dense_below": "Shorter prompts run dense: choosing tiles would not pay.",
+}
 
 
 def settings() -> SampleAttentionConfig | None:
     """Draw the settings; returns the config, or None after saying what is wrong with them."""
-    values = {}
     left, right = st.columns(2, gap="medium")
-    values["selection"] = left.selectbox(
-        "Selection",
-        SELECTIONS,
-        index=SELECTIONS.index(DEFAULTS["selection"]),
-        key="selection",
-        bind="query-params",
-        help=SELECTION_HELP,
-    )
-    values["cra"] = right.slider(
-        "Target (recall of a row)", 0.5, 1.0, DEFAULTS["cra"], 0.01, key="cra", bind="query-params",
-        help="The share of its dense attention that a row shall keep. An aim for the sampled rows, no guarantee for the worst row.",
-    )  # fmt: skip
+    values = {"selection": _choice(left.selectbox, "selection", "Selection", SELECTIONS)}
+    values["cra"] = _share(right, "cra", "Target (recall of a row)")
     if values["selection"] == "joint":
-        values["rows_at_target"] = left.slider(
-            "Sampled rows that must reach it",
-            0.5,
-            1.0,
-            DEFAULTS["rows_at_target"],
-            0.01,
-            key="rows_at_target",
-            bind="query-params",
-        )
-    values["sampling"] = right.segmented_control(
-        "Sampled rows lie", SAMPLINGS, default=DEFAULTS["sampling"], required=True, key="sampling", bind="query-params",
-        help=SAMPLING_HELP,
-    )  # fmt: skip
+        values["rows_at_target"] = _share(left, "rows_at_target", "Sampled rows that must reach it")
+    values["sampling"] = _choice(right.selectbox, "sampling", "Where rows are sampled", SAMPLINGS)
     with st.expander("More settings"):
         values |= _more(values["selection"])
     try:
@@ -57,46 +38,35 @@ def settings() -> SampleAttentionConfig | None:
 
 def _more(selection) -> dict:
     one, two, three = st.columns(3, gap="medium")
+    share = partial(_number, least=0.001, most=1.0, step=0.01)
     values = {
-        "sample_ratio": one.number_input("Rows sampled (share)", 0.001, 1.0, DEFAULTS["sample_ratio"], 0.005, format="%.4f", key="sample_ratio", bind="query-params"),
-        "scope": two.segmented_control("Choose per", SCOPES, default=DEFAULTS["scope"], required=True, key="scope", bind="query-params"),
-        "segments": three.number_input("Segments (empty: automatic)", 1, 4096, DEFAULTS["segments"], key="segments", bind="query-params"),
-        "sink_blocks": one.number_input("Sink blocks", 0, 64, DEFAULTS["sink_blocks"], key="sink_blocks", bind="query-params"),
-        "local_blocks": two.number_input("Local blocks", 1, 64, DEFAULTS["local_blocks"], key="local_blocks", bind="query-params"),
-        "last_blocks": three.number_input("Last query blocks", 0, 64, DEFAULTS["last_blocks"], key="last_blocks", bind="query-params"),
-        "dense_below": one.number_input("Dense below (tokens)", 0, 1 << 20, DEFAULTS["dense_below"], 128, key="dense_below", bind="query-params"),
-    }  # fmt: skip
+        "sample_ratio": share(one, "sample_ratio", "Share of rows sampled"),
+        "scope": _choice(two.selectbox, "scope", "Chosen per", SCOPES),
+        "segments": _number(three, "segments", "Segments (automatic if empty)", 1, 4096),
+        "sink_blocks": _number(one, "sink_blocks", "Sink blocks", 0, 64),
+        "local_blocks": _number(two, "local_blocks", "Local blocks", 1, 64),
+        "last_blocks": _number(three, "last_blocks", "Last query blocks", 0, 64),
+        "dense_below": _number(one, "dense_below", "Dense below (tokens)", 0, 1 << 20),
+    }
     if selection != "joint":
-        values["alpha_columns"] = two.number_input(
-            "Columns' share of mass",
-            0.01,
-            1.0,
-            DEFAULTS["alpha_columns"],
-            0.01,
-            key="alpha_columns",
-            bind="query-params",
-            placeholder="the target",
-        )
+        values["alpha_columns"] = share(two, "alpha_columns", "Columns' share (target if empty)")
     if selection == "independent":
-        values["alpha_slashes"] = three.number_input(
-            "Slashes' share of mass",
-            0.01,
-            1.0,
-            DEFAULTS["alpha_slashes"],
-            0.01,
-            key="alpha_slashes",
-            bind="query-params",
-            placeholder="the target",
-        )
+        values["alpha_slashes"] = share(three, "alpha_slashes", "Slashes' share (target if empty)")
     if selection == "window":
-        values["window_ratio"] = three.number_input(
-            "Window (share of the prompt)",
-            0.001,
-            1.0,
-            DEFAULTS["window_ratio"],
-            0.01,
-            format="%.3f",
-            key="window_ratio",
-            bind="query-params",
-        )
+        values["window_ratio"] = share(three, "window_ratio", "Window (share of the prompt)")
     return values
+
+
+def _choice(widget, name, label, options):
+    return widget(label, options, index=options.index(DEFAULTS[name]), key=name, bind="query-params", help=HELP.get(name))
+
+
+def _share(place, name, label) -> float:
+    return place.slider(label, 0.5, 1.0, DEFAULTS[name], 0.01, key=name, bind="query-params", help=HELP.get(name))
+
+
+def _number(place, name, label, least, most, step=None):
+    form = "%.3g" if isinstance(least, float) else None
+    return place.number_input(
+        label, least, most, DEFAULTS[name], step, form, name, bind="query-params", help=HELP.get(name), placeholder="automatic"
+    )

@@ -22,7 +22,10 @@ def npz(values: dict[str, np.ndarray], footer: str) -> bytes:
 
 
 def table(values: dict[str, np.ndarray], footer: str) -> bytes:
-    """The values as CSV: name, row, column, value; the footer stands in comment lines (#) above. Empty cells of a matrix are left out."""
+    """The values as CSV, below the footer as comment lines (#).
+
+    Arrays of one length are columns; else each line is name, row, column, value, and the zeros of a matrix are left out.
+    """
     buffer = io.StringIO()
     for line in footer.split("\n"):
         buffer.write(f"# {line}\n")

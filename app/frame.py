@@ -57,8 +57,8 @@ def _what_is_open(opened) -> None:
     line, choice = st.columns([3, 1], vertical_alignment="center")
     state = "" if trace.complete else " · recording stopped early, layers recorded so far"
     line.markdown(
-        f"**{plain(title(trace))}** · {trace.length:,} tokens · {plain(model_name(trace))}, {trace.layers} layers × {trace.heads} heads"
-        f" · target {trace.config.cra:g}{' · demo' if opened.demo else ''}{state}"
+        f"**{plain(title(trace))}** · {trace.length:,} tokens · {plain(model_name(trace))}, "
+        f"{trace.layers} layers × {trace.heads} heads · target {trace.config.cra:g}{' · demo' if opened.demo else ''}{state}"
     )
     first = session.first_head()
     with choice.container(horizontal=True, vertical_alignment="center", horizontal_alignment="right"):

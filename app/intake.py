@@ -10,8 +10,14 @@ from pathlib import Path
 BUNDLED = Path(__file__).resolve().parents[1] / "data" / "model"
 KINDS = ("txt", "md", "py", "json", "csv", "log")
 MAX_MEGABYTES = 16
-SIGNATURES = {b"PK\x03\x04": "a zip archive", b"%PDF": "a PDF", b"\x89PNG": "a picture", b"\xff\xd8\xff": "a picture", b"\x1f\x8b": "a gzip archive",
-              b"\x7fELF": "a program"}  # fmt: skip
+SIGNATURES = {
+    b"PK\x03\x04": "a zip archive",
+    b"%PDF": "a PDF",
+    b"\x89PNG": "a picture",
+    b"\xff\xd8\xff": "a picture",
+    b"\x1f\x8b": "a gzip archive",
+    b"\x7fELF": "a program",
+}
 
 
 class IntakeError(ValueError):
@@ -41,7 +47,8 @@ def _decode(data, encoding, replace):
         return data.decode(encoding, errors="replace" if replace else "strict")
     except UnicodeDecodeError as error:
         raise NotUtf8(
-            f"The file is not valid UTF-8 (byte {error.start:,} of {len(data):,}); save it as UTF-8, or allow the bytes that can't be read to be replaced."
+            f"The file is not valid UTF-8 (byte {error.start:,} of {len(data):,}); save it as UTF-8, "
+            "or allow the bytes that can't be read to be replaced."
         ) from None
 
 
@@ -93,9 +100,7 @@ def check_text(text: str) -> None:
 def check_model(choice: str, name: str) -> None:
     """Raises IntakeError when the model cannot be there, as far as can be seen without loading it."""
     if choice == "bundled" and not (BUNDLED / "config.json").is_file():
-        raise IntakeError(
-            "The bundled model is not in data/model; run `git checkout data/model`, or choose a local folder or a hub id."
-        )
+        raise IntakeError("The bundled model is not in data/model; check that folder out, or choose a local folder or a hub id.")
     if choice != "bundled" and not name.strip():
         raise IntakeError(
             "Say which model: " + ("the path of its folder." if choice == "folder" else "its hub id, such as Qwen/Qwen3-0.6B.")

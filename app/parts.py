@@ -1,4 +1,4 @@
-"""The pieces that several views share: a number with its sentence, a kind badge, the link to another view, the map of the head on show."""
+"""The pieces that several views share: a number with its sentence, the line above a figure, the map of the head on show."""
 
 from __future__ import annotations
 

@@ -38,10 +38,8 @@ def cell_labels(trace, cells: int) -> list[str]:
 
 
 def model_name(trace) -> str:
-    """The model as people call it: the last part of its folder or hub id."""
     name = trace.meta["model"]["name"]
-    folder = Path(name)
-    return "bundled model" if folder.name == "model" and folder.parent.name == "data" else visible(folder.name or name)
+    return "bundled model" if name == "bundled" else visible(name)[:60]
 
 
 def title(trace) -> str:
@@ -60,8 +58,8 @@ def settings_line(config) -> str:
         )
     segments = "automatic" if config.segments is None else config.segments
     return (
-        f"selection {config.selection}, {aim}, sampling {config.sampling} {config.sample_ratio:.3g}, segments {segments}, scope {config.scope}, "
-        f"block {config.block_size}, sink {config.sink_blocks}, local {config.local_blocks}, last {config.last_blocks}"
+        f"selection {config.selection}, {aim}, sampling {config.sampling} {config.sample_ratio:.3g}, segments {segments}, "
+        f"scope {config.scope}, block {config.block_size}, sink {config.sink_blocks}, local {config.local_blocks}, last {config.last_blocks}"
     )
 
 

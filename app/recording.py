@@ -2,44 +2,52 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
-
 from app.jobs import Cancelled, Job
 from sampleattn.config import SampleAttentionConfig
 
+LOADING = 0.05
+
 
 def work(model: str, text: str, title: str, config: SampleAttentionConfig):
-    """A job's work that records `text` with the model and returns the trace."""
+    """A job's work that records `text` with the model ("bundled", a folder or a hub id) and returns the trace."""
 
     def record_it(job: Job):
-        job.progress(0.0, "Loading torch and the model")
-        from sampleattn.models import load_model
-        from sampleattn.recorder import record
+        job.progress(0.0, "Loading torch")
+        import torch
 
-        loaded, tokenizer, _ = load_model(model)
-        job.progress(0.02, "Counting tokens")
-        with tempfile.TemporaryDirectory(prefix="sampleattention-") as folder:
-            trace = record(
+        from sampleattn.models import load_model
+        from sampleattn.recorder import RecordingCancelled, record
+
+        job.progress(0.02, f"Loading the model {model}")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        loaded, tokenizer, info = load_model(model, device=device)
+
+        def progress(share, sentence, left):
+            rest = "" if left is None else f", about {left:.0f} s left"
+            job.progress(LOADING + (1 - LOADING) * share, f"{sentence[0].upper()}{sentence[1:]}{rest}")
+
+        try:
+            return record(
                 loaded,
                 tokenizer,
                 text,
                 config,
-                progress=job.progress,
-                cancel=job.cancel,
-                out=Path(folder) / "trace.zip",
                 title=title,
+                progress=progress,
+                cancel=job.cancel,
+                model_name=info["name"],
+                revision=info["revision"] or None,
             )
-        if job.cancel.is_set():
-            raise Cancelled
-        return trace
+        except RecordingCancelled:
+            raise Cancelled from None
 
     return record_it
 
 
 def sentence(error: BaseException) -> str:
     """What went wrong, in one sentence for the page."""
-    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+    if isinstance(error, MemoryError):
         return "There was not enough memory for this model and prompt; take a shorter text or a smaller model."
-    words = " ".join(str(error).split())
-    return words[:400] if words else f"The recording failed ({type(error).__name__})."
+    if isinstance(error, ImportError):
+        return f"{error.name or 'A package'} is not installed here; install requirements.txt to record."
+    return " ".join(str(error).split())[:400] or f"The recording failed ({type(error).__name__}); try another text or model."

@@ -1,7 +1,7 @@
 """What one browser tab has open. The only module with st.cache_* and st.session_state.
 
-Opened traces are files in a folder of this process, named by the hash of their content; a Trace is read only, so sessions may share one.
-Nothing else is shared between sessions.
+Opened traces are files in a folder of this process, named by the hash of their content. A Trace is read only, so sessions may
+share one; nothing else is shared between them.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def _open(path: Path, key: str, demo: bool = False) -> Opened:
 
 
 def current() -> Opened:
-    """The trace of this tab: the one opened here, the one its link names, else the demo. Raises TraceError if there is none at all."""
+    """The trace of this tab: the one opened here, the one its link names, else the demo. Raises TraceError if there is none."""
     opened = st.session_state.get("opened")
     if opened is None:
         opened = _from_link() or _open(demo_path(), "", demo=True)

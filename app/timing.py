@@ -1,26 +1,41 @@
-"""Times: the stages of a recording, and dense against sparse attention on this machine (torch is imported only when that runs)."""
+"""Times: the stages of a recording, and dense against sparse attention on this machine, with torch imported only then."""
 
 from __future__ import annotations
 
 from app.jobs import Job
+from app.reading import visible
 
-STAGE_WORDS = {
-    "dense_run_s": "dense run",
-    "sparse_run_s": "sparse run",
+ATTENTION = {
+    "dense_attention": "dense attention",
+    "sparse_run_attention": "attention in the sparse run",
+}
+COLUMNS = {
+    "what": "what",
+    "implementation": "implementation",
+    "density": "share of tiles",
+    "median_ms": "median (ms)",
+    "p20_ms": "20th percentile (ms)",
+    "p80_ms": "80th percentile (ms)",
 }
 
 
 def stages(trace) -> dict[str, float]:
-    """Seconds of each stage of a recording: the runs as a whole, then the stages summed over the layers."""
-    times = {STAGE_WORDS.get(name, _words(name)): float(value) for name, value in trace.meta["timings"].items()}
-    for entry in trace.meta["layers"]:
-        for stage, seconds in entry["seconds"].items():
-            times[f"layers: {_words(stage)}"] = times.get(f"layers: {_words(stage)}", 0.0) + float(seconds)
-    return {name: value for name, value in times.items() if value > 0}
+    """Seconds of each stage of a recording that was timed as a whole."""
+    return {_words(name): float(value) for name, value in trace.meta["timings"].items() if value > 0 and name != "total_s"}
+
+
+def attention_by_layer(trace) -> dict[str, list[float]]:
+    """Seconds of each layer's attention in the dense and in the sparse run, where both were timed."""
+    seconds = [entry["seconds"] for entry in trace.meta["layers"]]
+    return {
+        words: [each.get(name, float("nan")) for each in seconds]
+        for name, words in ATTENTION.items()
+        if any(name in each for each in seconds)
+    }
 
 
 def _words(name: str) -> str:
-    return name.removesuffix("_s").replace("_", " ")[:60]
+    return visible(name.removesuffix("_s").replace("_", " "))[:60]
 
 
 def work(length: int):
@@ -30,14 +45,16 @@ def work(length: int):
         job.progress(0.0, "Loading torch")
         from sampleattn import bench
 
-        job.progress(0.1, f"Timing {length:,} tokens")
-        rows = bench.time_here(length, progress=job.progress)
-        return {name: [row[name] for row in rows] for name in rows[0]}
+        rows = bench.time_here(length, progress=job.progress, cancelled=job.cancel.is_set)
+        return {title: [row[name] for row in rows] for name, title in COLUMNS.items()}
 
     return time_it
 
 
-def sentence(error: BaseException) -> str:
+def sentence(error: BaseException | None) -> str:
+    """Why there are no times."""
+    if error is None:
+        return "The timing was stopped."
     if isinstance(error, ImportError):
-        return "torch is not installed here, so nothing can be timed; install requirements.txt."
+        return f"{error.name or 'torch'} is not installed here, so nothing can be timed; install requirements.txt."
     return " ".join(str(error).split())[:300] or type(error).__name__

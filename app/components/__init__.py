@@ -51,6 +51,6 @@ def head_board(board: dict, key: str, on_pick) -> None:
 
 
 def token_line(pieces: list[str], others: list[str], key: str) -> None:
-    """Write the pieces one after the other, line ends kept; those that differ from `others` are marked, the first one with an arrow."""
+    """Write the pieces in a row, line ends kept; those that differ from `others` are marked, the first one with an arrow."""
     different = [i >= len(others) or piece != others[i] for i, piece in enumerate(pieces)]
     _token_line(data={"pieces": pieces, "different": different}, key=key)

@@ -39,7 +39,7 @@ def chart(values, text, labels, kv_heads, name, share, title, footer) -> Chart:
     """The board as a heat map; an empty column stands between groups of query heads that share a key head."""
     layers, heads = values.shape
     group, low_high = heads // kv_heads, value_range(values, share)
-    gaps = [head for head in range(group, heads, group)] if kv_heads < heads else []
+    gaps = list(range(group, heads, group)) if kv_heads < heads else []
     spread = np.insert(values.astype(float), gaps, np.nan, axis=1)
     words = tuple(tuple(np.insert(np.array(row, dtype=object), gaps, "").tolist()) for row in text)
     places = [head + head // group * bool(gaps) for head in range(heads)]

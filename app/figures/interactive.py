@@ -29,6 +29,8 @@ def figure(chart: Chart, standalone: bool = False) -> go.Figure:
     )
     fig.update_xaxes(title_text=escape(chart.x), type="log" if chart.log_x else "-", automargin=True, **_ticks(chart.x_ticks))
     fig.update_yaxes(title_text=escape(chart.y), type="log" if chart.log_y else "-", automargin=True, **_ticks(chart.y_ticks))
+    if chart.log_y:
+        fig.update_yaxes(dtick=1, exponentformat="power")
     if chart.y_range:
         fig.update_yaxes(range=chart.y_range)
     if chart.downwards:

@@ -28,30 +28,61 @@ def stages(times: dict[str, float], title, footer) -> Chart:
     )
 
 
+def by_layer(times: dict[str, list[float]], title, footer) -> Chart:
+    """Seconds of each layer's attention, one curve per run."""
+    layers = np.arange(max(map(len, times.values())))
+    styles = ((DENSE, False), (SPARSE, True))
+    return Chart(
+        title=title,
+        x="layer",
+        y="seconds",
+        layers=tuple(
+            Line(layers, np.array(values, float), name, colour, dash=dash, marker=True)
+            for (name, values), (colour, dash) in zip(times.items(), styles, strict=False)
+        ),
+        footer=footer,
+        values={"layer": layers} | {name: np.array(values, float) for name, values in times.items()},
+        height=260,
+    )
+
+
 def over_length(rows: list[dict], title, footer) -> Chart:
-    """Median milliseconds over length, one curve per implementation; sparse ones are dashed."""
-    curves: dict[str, list] = {}
+    """Median milliseconds over length, one curve per implementation; what is sparse is dashed."""
+    curves: dict[tuple, list] = {}
     for row in rows:
-        sparse = row["density"] == row["density"] and row["density"] < 1
-        curves.setdefault(row["implementation"] + (f", {row['density']:.0%} of tiles" if sparse else ""), []).append(
-            (row["length"], row["median_ms"], sparse)
-        )
+        curves.setdefault((row["what"], row["implementation"]), []).append(row)
     lines = []
-    for i, (name, points) in enumerate(sorted(curves.items(), key=lambda item: -max(point[1] for point in item[1]))):
-        x, y, sparse = zip(*sorted(points), strict=True)
-        lines.append(Line(np.array(x), np.array(y), name, CYCLE[i % len(CYCLE)], dash=any(sparse), marker=True))
+    for i, ((what, implementation), points) in enumerate(curves.items()):
+        points = sorted(points, key=lambda row: row["length"])
+        hover = [
+            f"{row['length']:,.0f} tokens, {_tiles(row)}: {row['median_ms']:.3g} ms ({row['p20_ms']:.3g} to {row['p80_ms']:.3g})"
+            for row in points
+        ]
+        lines.append(
+            Line(
+                np.array([row["length"] for row in points]),
+                np.array([row["median_ms"] for row in points]),
+                f"{what.replace('_', ' ')}, {implementation}",
+                CYCLE[i % len(CYCLE)],
+                dash=what != "dense",
+                marker=True,
+                hover=tuple(hover),
+            )
+        )
+    names = ("what", "implementation", "length", "head_dim", "density", "median_ms", "p20_ms", "p80_ms")
     return Chart(
         title=title,
         x="tokens",
         y="milliseconds (median)",
         layers=tuple(lines),
         footer=footer,
-        values={
-            name: np.array([row[name] for row in rows])
-            for name in ("what", "implementation", "length", "head_dim", "density", "median_ms")
-        },
+        values={name: np.array([row[name] for row in rows]) for name in names},
         log_x=True,
         log_y=True,
         x_ticks=tuple((float(length), f"{length / 1024:g}K") for length in sorted({row["length"] for row in rows})),
         height=430,
     )
+
+
+def _tiles(row) -> str:
+    return "all tiles" if not row["density"] < 1 else f"{row['density']:.0%} of the tiles"

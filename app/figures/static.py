@@ -22,7 +22,7 @@ WEIGHTS = LinearSegmentedColormap.from_list("weights", RAMP)
 def picture(chart: Chart, kind: str) -> bytes:
     """The chart as the bytes of a "png", "svg" or "pdf" file."""
     with matplotlib.rc_context(STYLE):
-        wide, high = (7.0, 7.6) if chart.square else (8.0, max(3.6, chart.height / 90 + 0.8))
+        wide, high = (7.2, 6.6) if chart.square else (8.0, max(3.6, chart.height / 90 + 0.8))
         fig = Figure(figsize=(wide, high), layout="constrained")
         axes = fig.add_subplot()
         for layer in chart.layers:
@@ -32,7 +32,7 @@ def picture(chart: Chart, kind: str) -> bytes:
         _scale(chart, axes)
         if sum(not isinstance(layer, (Heat, Level)) for layer in chart.layers) > 1:
             axes.legend(loc="upper right" if chart.square else "best", fontsize=8, framealpha=0.9)
-        lines = "\n".join(fill(line, 130) for line in chart.footer.split("\n"))
+        lines = "\n".join(fill(line, 110 if chart.square else 140) for line in chart.footer.split("\n"))
         fig.supxlabel(lines, x=0.01, ha="left", fontsize=6, color="#555555")
         buffer = io.BytesIO()
         fig.savefig(buffer, format=kind, dpi=200)
@@ -50,10 +50,12 @@ def _scale(chart, axes):
         axes.invert_yaxis()
     if chart.square:
         axes.set_aspect("equal")
-    if not (chart.log_x or chart.x_ticks):
-        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    for axis, ticks in ((axes.xaxis, chart.x_ticks), (axes.yaxis, chart.y_ticks)):
+        if not ticks and axis.get_major_locator().__class__.__name__ != "FixedLocator":
+            axis.set_major_formatter(StrMethodFormatter("{x:,g}"))
     if chart.x_ticks:
         axes.set_xticks([at for at, _ in chart.x_ticks], [text for _, text in chart.x_ticks])
+        axes.minorticks_off()
     if chart.y_ticks:
         axes.set_yticks([at for at, _ in chart.y_ticks], [text for _, text in chart.y_ticks])
 
@@ -106,7 +108,8 @@ def _(layer: Heat, axes):
     shown = np.ma.masked_invalid(layer.values)
     shown = np.ma.maximum(shown, layer.low) if layer.log else shown
     image = axes.imshow(shown, cmap=WEIGHTS, norm=norm, extent=_extent(layer), aspect="auto", interpolation="nearest")
-    axes.figure.colorbar(image, ax=axes, label=layer.name, fraction=0.046, pad=0.02)
+    bar = axes.figure.colorbar(image, ax=axes, label=layer.name, fraction=0.046, pad=0.02)
+    bar.ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     height, width = layer.values.shape
     for r, row in enumerate(layer.text):
         for c, text in enumerate(row):

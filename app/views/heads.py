@@ -73,8 +73,8 @@ def _details(trace):
         if layer not in trace.recorded_layers:
             return f"Layer {layer}, head {head}: no picture. {reading.visible(trace.layer_reason(layer))}"
         return (
-            f"Layer {layer}, head {head} · {reading.visible(trace.label(layer, head))} · density {trace.density[layer, head]:.1%} "
-            f"(oracle {trace.oracle_density[layer, head]:.1%}) · worst row's recall {trace.cra[layer, head]:.3f} · "
+            f"Layer {layer}, head {head} · {reading.visible(trace.label(layer, head))} · "
+            f"density {trace.density[layer, head]:.1%} (oracle {trace.oracle_density[layer, head]:.1%}) · worst row's recall {trace.cra[layer, head]:.3f} · "
             f"{trace.rows_at_target[layer, head]:.1%} of rows at target · output error {trace.output_error[layer, head]:.2g}"
         )
 
@@ -89,8 +89,8 @@ def _chart(trace, shown):
     field, share, kind, sentence = NUMBERS[shown]
     values = getattr(trace, field)
     return figure.chart(
-        values, _text(values, share), _labels(trace), trace.kv_heads, f"{shown} ({kind})", share, f"{sentence} {_spread(values, share)}",
-        reading.footer(trace),
+        values, _text(values, share), _labels(trace), trace.kv_heads, f"{shown} ({kind})", share,
+        f"{sentence} {_spread(values, share)}", reading.footer(trace),
     )  # fmt: skip
 
 

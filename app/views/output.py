@@ -25,8 +25,8 @@ def page() -> None:
     if len(output.continuation_kl):
         steps = np.arange(len(output.continuation_kl))
         title = (
-            f"Over the {len(steps)} tokens after the prompt (both runs read the dense text): mean KL {np.nanmean(output.continuation_kl):.2g} nats, "
-            f"greatest {np.nanmax(output.continuation_kl):.2g}"
+            f"Over the {len(steps)} tokens after the prompt (both runs read the dense text): "
+            f"mean KL {np.nanmean(output.continuation_kl):.2g} nats, greatest {np.nanmax(output.continuation_kl):.2g}"
         )
         _chart(opened, "continuation", steps, output.continuation_kl, "token after the prompt", title)
 

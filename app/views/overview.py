@@ -46,7 +46,8 @@ def _numbers(trace, layer, head) -> None:
         "Worst row's recall",
         f"{recall[worst]:.3f}",
         "exact",
-        f"Row {worst:,} of {trace.length:,} keeps the least of its attention, at “{reading.plain(reading.excerpt(trace, worst, worst + 1, 24))}”. "
+        f"Row {worst:,} of {trace.length:,} keeps the least of its attention, "
+        f"at “{reading.plain(reading.excerpt(trace, worst, worst + 1, 24))}”. "
         f"{trace.rows_at_target[layer, head]:.1%} of this head's rows reach the target {trace.config.cra:g}.",
     )
     record = benchmarks.headline(benchmarks.load())
@@ -55,7 +56,7 @@ def _numbers(trace, layer, head) -> None:
             "Speed-up", "–", "recorded", "There is no data/benchmarks.csv with dense and sparse attention at one length yet."
         )
         return
-    parts.number("Speed-up", f"{record.speedup:.1f} ×", "recorded", record.sentence)
+    parts.number("Speed-up", f"{record.speedup:.1f} ×", "recorded", reading.plain(record.sentence))
 
 
 def _mean(values) -> float:

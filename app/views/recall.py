@@ -60,12 +60,13 @@ def _worst(trace, recall, layer) -> None:
 def _meaning(trace) -> None:
     config = trace.config
     aim = (
-        f"columns and slashes are added until {config.rows_at_target:.0%} of the *sampled* rows keep at least {config.cra:g} of their attention"
+        f"columns and slashes are added until {config.rows_at_target:.0%} of the *sampled* rows keep at least {config.cra:g} of theirs"
         if config.selection == "joint"
         else "columns and slashes are added until they hold their share of the *sampled* attention"
     )
     st.markdown("**What the target means, and what it does not**")
     st.markdown(
-        f"Recall of a row is the share of its dense attention that lies in the tiles computed. The target is an aim, not a guarantee: {aim}. "
+        f"Recall of a row is the share of its dense attention that lies in the tiles computed. "
+        f"The target is an aim, not a guarantee: {aim}. "
         "Rows that were not sampled may fall short, and the worst row often does. The line above is exact: every row was checked."
     )

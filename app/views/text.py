@@ -85,7 +85,8 @@ def _counted(text: str, choice: str, name: str) -> str | None:
     st.caption(f"{len(text):,} characters, {counted.tokens:,} tokens{context}.")
     if counted.context and counted.tokens > counted.context:
         st.warning(
-            f"The text has {counted.tokens:,} tokens, {counted.tokens - counted.context:,} more than the model's context of {counted.context:,}.",
+            f"The text has {counted.tokens:,} tokens, {counted.tokens - counted.context:,} more than the model's context "
+            f"of {counted.context:,}.",
             icon=":material/content_cut:",
         )
         if not st.checkbox(f"Use only the first {counted.context:,} tokens", key="cut_text"):
@@ -95,8 +96,7 @@ def _counted(text: str, choice: str, name: str) -> str | None:
 
 
 def _start(choice, name, prompt, title, config) -> None:
-    model = str(intake.BUNDLED) if choice == "bundled" else name
-    session.keep_job(jobs.Job(recording.work(model, prompt, title, config), session.still_here()))
+    session.keep_job(jobs.Job(recording.work(name, prompt, title, config), session.still_here()))
     st.rerun()
 
 
