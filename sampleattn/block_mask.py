@@ -44,8 +44,7 @@ class Grid:
     @cached_property
     def slash_index(self) -> Tensor:
         """int64 [query blocks, key blocks]: the slash of each tile; negative above the diagonal."""
-        i = torch.arange(self.query_blocks, device=self.device)[:, None]
-        return i + self.shift - torch.arange(self.key_blocks, device=self.device)
+        return self.slash_of_rows(torch.arange(self.query_blocks, device=self.device))
 
     @cached_property
     def causal(self) -> Tensor:
@@ -76,27 +75,55 @@ class Grid:
         first = torch.arange(self.query_blocks, device=self.device) * self.block + self.offset
         return first, (first + self.block - 1).clamp_max(self.nk - 1)
 
-    def always_kept(self, config: SampleAttentionConfig) -> Tensor:
-        """bool [B or 1, 1, query blocks, key blocks]: sink, local and last blocks."""
-        return self.causal & (self._sink(config.sink_blocks) | self._local(config.local_blocks) | self._last(config.last_blocks))
+    def sink_columns(self, config: SampleAttentionConfig) -> Tensor:
+        """bool [B or 1, 1, 1, key blocks]: the first real key blocks."""
+        j = torch.arange(self.key_blocks, device=self.device)
+        return (j < self.real_key_blocks[0] + config.sink_blocks) & (j >= self.real_key_blocks[0])
 
-    def _sink(self, count: int) -> Tensor:
-        j = torch.arange(self.key_blocks, device=self.device)[None, None, None]
-        return j < (count if self.key_range is None else (self.key_range[:, 0] // self.block + count)[:, None, None, None])
+    def local_slashes(self, config: SampleAttentionConfig) -> Tensor:
+        """bool [1, 1, 1, slashes]: the diagonal and its neighbours; a diagonal that crosses two tiles counts as one."""
+        crossed = 1 if self.offset % self.block else 0
+        return (torch.arange(self.slashes, device=self.device) < config.local_blocks + crossed)[None, None, None]
 
-    def _local(self, count: int) -> Tensor:
-        return (self.slash_index < self.local_slashes(count))[None, None]
+    def last_rows(self, config: SampleAttentionConfig) -> Tensor:
+        """bool [B or 1, 1, query blocks, key blocks]: the causal tiles of the last real query blocks."""
+        i = torch.arange(self.query_blocks, device=self.device)[:, None]
+        return self.causal & (i > self._last_query_block - config.last_blocks)
 
-    def local_slashes(self, count: int) -> int:
-        """How many of the first slashes are local: a diagonal that crosses two tiles counts as one."""
-        return count + (1 if self.offset % self.block else 0)
-
-    def _last(self, count: int) -> Tensor:
-        i = torch.arange(self.query_blocks, device=self.device)
+    @cached_property
+    def real_key_blocks(self) -> tuple[Tensor, Tensor]:
+        """The first and the last key block with a real key: int64 [B or 1, 1, 1, 1] each."""
         if self.key_range is None:
-            return (i >= self.query_blocks - count)[None, None, :, None]
-        last = (self.key_range[:, 1] - 1 - self.offset).clamp_min(0) // self.block
-        return (i > last[:, None] - count)[:, None, :, None]
+            ends = torch.zeros(1, 1, 1, 1, dtype=torch.int64, device=self.device)
+            return ends, ends + self.key_blocks - 1
+        first, last = self.key_range.long().sub(torch.tensor([0, 1], device=self.device)).unbind(-1)
+        return (first // self.block)[:, None, None, None], (last // self.block)[:, None, None, None]
+
+    @property
+    def _last_query_block(self) -> Tensor:
+        """The last query block with a real query: int64 [B or 1, 1, 1, 1]."""
+        if self.key_range is None:
+            return torch.full((1, 1, 1, 1), self.query_blocks - 1, device=self.device)
+        return ((self.key_range[:, 1].long() - 1 - self.offset).clamp_min(0) // self.block)[:, None, None, None]
+
+    def query_blocks_of_segments(self, segments: int) -> tuple[Tensor, Tensor]:
+        """The first and the last real query block of each segment: int64 [B or 1, 1, S, 1] each."""
+        edges = -(-torch.arange(segments + 1, device=self.device) * self.query_blocks // segments)
+        first, last = edges[None, None, :-1, None], edges[None, None, 1:, None] - 1
+        if self.key_range is None:
+            return first, last
+        real = (self.key_range[:, 0].long() - self.offset).clamp_min(0) // self.block
+        return torch.maximum(first, real[:, None, None, None]), torch.minimum(last, self._last_query_block)
+
+    def slash_of_rows(self, block: Tensor) -> Tensor:
+        """The slash of each tile of rows in query blocks `block` [...]: int64 [..., key blocks], negative above the diagonal."""
+        return block[..., None] + self.shift - torch.arange(self.key_blocks, device=self.device)
+
+    def by_slash(self, masses: Tensor, block: Tensor) -> Tensor:
+        """masses [..., R, key blocks] of rows in query blocks `block` [..., R], indexed by slash instead: [..., R, slashes]."""
+        j = block[..., None] + self.shift - torch.arange(self.slashes, device=self.device)
+        index = j.clamp(0, self.key_blocks - 1).expand(*masses.shape[:-1], -1)
+        return masses.gather(-1, index) * ((j >= 0) & (j < self.key_blocks))
 
     def segment_of_block(self, segments: int) -> Tensor:
         """int64 [query blocks]: which of `segments` equal parts each query block is in."""
@@ -107,20 +134,6 @@ class Grid:
         segment = self.segment_of_block(columns.shape[2])
         index = self.slash_index.clamp_min(0).expand(*slashes.shape[:2], -1, -1)
         return (columns[:, :, segment] | slashes[:, :, segment].gather(-1, index)) & self.causal
-
-    def tiles_added(self, mask: Tensor, segments: int) -> tuple[Tensor, Tensor]:
-        """How many tiles each column [B, H, S, key blocks] and slash [B, H, S, slashes] would add to `mask`."""
-        missing = (self.causal & ~mask).to(torch.float32)
-        skewed = missing.gather(-1, self._key_block_of_slash.clamp(0, self.key_blocks - 1).expand(*mask.shape[:2], -1, -1))
-        skewed = skewed * ((self._key_block_of_slash >= 0) & (self._key_block_of_slash < self.key_blocks))
-        part = torch.nn.functional.one_hot(self.segment_of_block(segments), segments).T.to(torch.float32)
-        return part @ missing, part @ skewed
-
-    @cached_property
-    def _key_block_of_slash(self) -> Tensor:
-        """int64 [query blocks, slashes]: the key block where each slash meets each query block; out of range where it doesn't."""
-        i = torch.arange(self.query_blocks, device=self.device)[:, None]
-        return i + self.shift - torch.arange(self.slashes, device=self.device)
 
     def density(self, mask: Tensor) -> Tensor:
         """fp32 [B, H]: tiles of `mask` over the causal tiles."""

@@ -21,7 +21,9 @@ class SampleAttentionConfig:
     selection: "joint" (columns and slashes chosen together), "independent" (the paper) or "window" (arXiv v1/v2).
     scope: choose once for the "head", or per "segment" of the queries.
     sampling: "spread" (rows evenly over each segment) or "tail" (the last rows of each segment, the paper).
-    sample_ratio: the share of the query rows that is sampled.
+    sample_ratio: the share of the query rows that is sampled, up to `max_sampled_rows` rows.
+    sampling_margin: `joint` asks more than `cra` of the sampled rows, because the choice fits them better than the others:
+        cra + (1 - cra) * sampling_margin / sqrt(sampled rows).
     segments: the number of equal parts of the queries; None lets the length decide (see `sampling.segment_count`).
     alpha_columns, alpha_slashes: the shares of the sampled mass that `independent` and `window` keep; None means `cra`.
     window_ratio: the width of the local window of `window`, as a share of the keys.
@@ -33,11 +35,13 @@ class SampleAttentionConfig:
     """
 
     cra: float = 0.95
-    rows_at_target: float = 0.98
+    rows_at_target: float = 0.97
     selection: str = "joint"
     scope: str = "head"
     sampling: str = "spread"
     sample_ratio: float = 1 / 32
+    max_sampled_rows: int = 1024
+    sampling_margin: float = 4.0
     segments: int | None = None
     alpha_columns: float | None = None
     alpha_slashes: float | None = None
@@ -58,8 +62,13 @@ class SampleAttentionConfig:
         for name, choices in (("selection", SELECTIONS), ("sampling", SAMPLINGS), ("scope", SCOPES), ("backend", BACKENDS)):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, not {getattr(self, name)!r}")
-        for name, least in (("block_size", 1), ("sink_blocks", 0), ("local_blocks", 1), ("last_blocks", 0), ("dense_below", 0)):
-            self._check_count(name, least)
+        for name in ("block_size", "local_blocks", "max_sampled_rows"):
+            self._check_count(name, 1)
+        for name in ("sink_blocks", "last_blocks", "dense_below"):
+            self._check_count(name, 0)
+        margin = self.sampling_margin
+        if isinstance(margin, bool) or not isinstance(margin, (int, float)) or not 0 <= margin < float("inf"):
+            raise ValueError(f"sampling_margin must be a number of at least 0, not {margin!r}")
         if self.segments is not None:
             self._check_count("segments", 1)
 

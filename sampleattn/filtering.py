@@ -9,10 +9,8 @@ from torch import Tensor
 
 from sampleattn.block_mask import Grid
 from sampleattn.config import SampleAttentionConfig
+from sampleattn.joint import joint
 from sampleattn.sampling import segment_count
-
-ROUNDS = 64
-ROUND_THRESHOLD = 0.7
 
 
 @dataclass(frozen=True)
@@ -39,10 +37,16 @@ def select(masses: Tensor, rows: Tensor, grid: Grid, config: SampleAttentionConf
         slashes = torch.ones(batch, heads, segments, grid.slashes, dtype=torch.bool, device=masses.device)
         mask = grid.causal.expand(batch, heads, -1, -1)
     else:
-        choose = {"joint": _joint, "independent": _independent, "window": _window}[config.selection]
         samples = _Samples.of(masses, rows, grid, segments)
-        columns, slashes = choose(samples, grid, config)
-        mask = grid.tiles(columns, slashes) | grid.always_kept(config)
+        sink, local = grid.sink_columns(config), grid.local_slashes(config)
+        columns, slashes = sink.expand(batch, heads, segments, -1), local.expand(batch, heads, segments, -1)
+        if config.selection == "joint":
+            columns, slashes = joint(samples.masses, samples.block, samples.real, columns, slashes, grid, config)
+        else:
+            choose = _independent if config.selection == "independent" else _window
+            chosen_columns, chosen_slashes = choose(samples, grid, config)
+            columns, slashes = columns | chosen_columns, slashes | chosen_slashes
+        mask = grid.tiles(columns, slashes) | grid.last_rows(config)
     recall = sampled_recall(masses, rows, mask, grid.block)
     sampled_cra = recall.masked_fill((rows < 0)[:, None], 1.0).amin(-1)
     return Selection(mask, columns, slashes, grid.density(mask), sampled_cra, rows, masses)
@@ -65,14 +69,6 @@ def sampled_recall(masses: Tensor, rows: Tensor, mask: Tensor, block: int) -> Te
     return masses.mul(mask.gather(2, index)).sum(-1).clamp_max(1.0)
 
 
-def by_slash(masses: Tensor, block: Tensor, grid: Grid) -> Tensor:
-    """masses [..., R, key blocks] of rows in query blocks `block` [..., R], indexed by slash instead: [..., R, slashes]."""
-    j = block[..., None] + grid.shift - torch.arange(grid.slashes, device=masses.device)
-    exists = (j >= 0) & (j < grid.key_blocks)
-    index = j.clamp(0, grid.key_blocks - 1).expand(*masses.shape[:-1], -1)
-    return masses.gather(-1, index) * exists
-
-
 @dataclass(frozen=True)
 class _Samples:
     """The sampled rows regrouped by segment: masses [B, H, S, m, key blocks], block (query block of each row) and real (not -1)
@@ -91,7 +87,7 @@ class _Samples:
 def _independent(samples: _Samples, grid: Grid, config: SampleAttentionConfig) -> tuple[Tensor, Tensor]:
     """The MLSys paper: columns and slashes sorted by sampled mass, each cut where the cumulative sum reaches its alpha."""
     column_mass = samples.masses.sum(-2)
-    slash_mass = by_slash(samples.masses, samples.block, grid).sum(-2)
+    slash_mass = grid.by_slash(samples.masses, samples.block).sum(-2)
     return (
         _smallest_prefix(column_mass, config.alpha_columns or config.cra),
         _smallest_prefix(slash_mass, config.alpha_slashes or config.cra),
@@ -102,8 +98,7 @@ def _window(samples: _Samples, grid: Grid, config: SampleAttentionConfig) -> tup
     """arXiv v1/v2: a local window of window_ratio of the keys, and columns up to alpha_columns of the sampled mass."""
     columns = _smallest_prefix(samples.masses.sum(-2), config.alpha_columns or config.cra)
     width = -(-int(config.window_ratio * grid.nk) // grid.block) + 1
-    slashes = torch.arange(grid.slashes, device=columns.device) < grid.local_slashes(width)
-    return columns, slashes.expand(*columns.shape[:3], -1)
+    return columns, grid.local_slashes(config.replace(local_blocks=width)).expand(*columns.shape[:3], -1)
 
 
 def _smallest_prefix(scores: Tensor, share: float) -> Tensor:
@@ -112,38 +107,3 @@ def _smallest_prefix(scores: Tensor, share: float) -> Tensor:
     before = ordered.cumsum(-1) - ordered
     keep = (before < share * ordered.sum(-1, keepdim=True)) & (ordered > 0)
     return torch.zeros_like(keep).scatter(-1, index, keep)
-
-
-def _joint(samples: _Samples, grid: Grid, config: SampleAttentionConfig) -> tuple[Tensor, Tensor]:
-    """Ours: columns and slashes together, at few tiles, until `rows_at_target` of the sampled rows keep `cra` of their mass.
-
-    Greedy in rounds: a piece's score is the still-missing mass that it would bring to the sampled rows, per tile that it would
-    add; each round takes every piece that scores at least ROUND_THRESHOLD of the best. A head that has enough stops changing.
-    """
-    batch, heads, segments = samples.masses.shape[:3]
-    always = grid.always_kept(config.replace(last_blocks=0))  # rows of the last blocks speak for the others
-    columns = samples.masses.new_zeros(batch, heads, segments, grid.key_blocks, dtype=torch.bool)
-    slashes = samples.masses.new_zeros(batch, heads, segments, grid.slashes, dtype=torch.bool)
-    wanted = config.rows_at_target * samples.real.sum(-1)
-    for _ in range(ROUNDS):
-        mask = grid.tiles(columns, slashes) | always
-        missing = samples.masses * ~_rows_of(mask, samples.block)
-        need = ((config.cra - 1 + missing.sum(-1)).clamp_min(0)) * samples.real
-        short = ((need == 0) & samples.real).sum(-1) < wanted
-        if not short.is_cuda and not short.any():
-            break
-        gain = torch.minimum(missing, need[..., None])
-        column_tiles, slash_tiles = grid.tiles_added(mask, segments)
-        column_score = gain.sum(-2) / column_tiles.clamp_min(1)
-        slash_score = by_slash(gain, samples.block, grid).sum(-2) / slash_tiles.clamp_min(1)
-        best = torch.maximum(column_score.amax(-1), slash_score.amax(-1))
-        bar = (ROUND_THRESHOLD * best).masked_fill(~short, torch.inf)[..., None]
-        columns = columns | ((column_score >= bar) & (column_score > 0))
-        slashes = slashes | ((slash_score >= bar) & (slash_score > 0))
-    return columns, slashes
-
-
-def _rows_of(mask: Tensor, block: Tensor) -> Tensor:
-    """The mask's row of tiles for each sampled row: bool [B, H, S, m, key blocks] from [B, H, query blocks, key blocks]."""
-    flat = block.flatten(2)[..., None].expand(*mask.shape[:2], -1, mask.shape[-1])
-    return mask.gather(2, flat).unflatten(2, block.shape[2:])

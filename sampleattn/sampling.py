@@ -1,4 +1,4 @@
-"""Stage 1, query-guided chunked sampling: which query rows are looked at (DESIGN of the paper: section 3.2, arXiv 2406.15486)."""
+"""Stage 1, query-guided chunked sampling: which query rows are looked at (arXiv 2406.15486, section 3.2)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def segment_count(grid: Grid, config: SampleAttentionConfig) -> int:
     if config.segments is not None:
         wanted = config.segments
     elif config.sampling == "tail":
-        wanted = round(config.sample_ratio * grid.nq / grid.block)
+        wanted = round(_wanted_rows(grid, config) / grid.block)
     else:
         wanted = grid.query_blocks // BLOCKS_PER_SEGMENT
     return min(max(wanted, 1), grid.query_blocks)
@@ -33,7 +33,7 @@ def sampled_rows(grid: Grid, config: SampleAttentionConfig) -> Tensor:
     edges = (-(-first_block // segments) * grid.block).clamp_max(grid.nq)
     begin, end = edges[:-1, None], edges[1:, None]
     longest = min(-(-grid.query_blocks // segments) * grid.block, grid.nq)
-    count = min(max(-(-int(config.sample_ratio * grid.nq + 0.5) // segments), 1), longest)
+    count = min(max(-(-_wanted_rows(grid, config) // segments), 1), longest)
     step = torch.arange(count, device=grid.device)
     if config.sampling == "tail":
         count = min(count, grid.block)
@@ -47,3 +47,7 @@ def sampled_rows(grid: Grid, config: SampleAttentionConfig) -> Tensor:
     rows = rows.reshape(1, -1)
     real = grid.real_rows.gather(-1, rows.clamp_min(0).expand(grid.real_rows.shape[0], -1))
     return torch.where(real & (rows >= 0), rows, -1)
+
+
+def _wanted_rows(grid: Grid, config: SampleAttentionConfig) -> int:
+    return min(int(config.sample_ratio * grid.nq + 0.5), config.max_sampled_rows)
