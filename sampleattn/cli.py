@@ -109,11 +109,11 @@ def _record(args, parser) -> int:
         raise ValueError(f"{args.out} already exists; give another name, or --force to replace it.")
     partial = _partial_folder(args.out)
     from sampleattn.summary import table
+    from sampleattn.trace import Trace
 
     progress = None if args.quiet else _Progress()
     try:
-        trace = _run_model(args, config, text, partial, progress)
-        path = trace.save(args.out)
+        path = _run_model(args, config, text, partial, progress).save(args.out)
         shutil.rmtree(partial)
     except BaseException as error:
         if not (partial / "meta.json").is_file():
@@ -126,6 +126,7 @@ def _record(args, parser) -> int:
     finally:
         if progress:
             progress.close()
+    trace = Trace.load(path)
     print(_as_json(trace, path) if args.json else f"{table(trace)}\n\nwritten to {path}")
     return 0
 

@@ -260,9 +260,10 @@ def tokenise(tokenizer, text: str, context: int | None, max_tokens: int | None =
             raise PromptError(f"The prompt has {len(text):,} characters, far more than {limit:,} tokens of context; {advice}.")
         text = text[: limit * LONGEST_TOKEN]
     try:
-        encoded = tokenizer(text, return_offsets_mapping=True, verbose=False)
+        text.encode()
     except UnicodeEncodeError:
         raise PromptError("The prompt holds characters that are no valid Unicode; save the file as UTF-8.") from None
+    encoded = tokenizer(text, return_offsets_mapping=True, verbose=False)
     ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
     if len(ids) > limit:
         if max_tokens is None:
