@@ -62,7 +62,8 @@ def _time(row) -> float:
 def _sentence(mine, dense, alone) -> str:
     sentence = (
         f"for the attention of one layer at {mine['length']:,.0f} tokens and {mine['density']:.0%} of the tiles: "
-        f"{_time(mine):.3g} ms for the whole method, {_time(dense):.3g} ms for the fastest dense attention ({dense['implementation']}). "
+        f"{_time(mine):.3g} ms for the whole method, {_time(dense):.3g} ms for the fastest "
+        f"dense attention ({dense['implementation']}). "
     )
     if alone:
         sentence += f"Without choosing the tiles: {_time(dense) / _time(alone):.1f} × ({_time(alone):.3g} ms). "

@@ -11,8 +11,8 @@ from sampleattn.config import SAMPLINGS, SCOPES, SELECTIONS, SampleAttentionConf
 
 DEFAULTS = {field.name: field.default for field in fields(SampleAttentionConfig)}
 HELP = {
-    "selection": "joint: columns and slashes chosen together at the least tiles (ours). independent: the paper's two cumulative sums "
-    "(MLSys 2025). window: a local window and columns (arXiv v1).",
+    "selection": "joint: columns and slashes chosen together at the least tiles (ours). independent: the paper's two cumulative "
+    "sums (MLSys 2025). window: a local window and columns (arXiv v1).",
     "cra": "The share of its dense attention that a row shall keep: an aim for the sampled rows, no guarantee for the worst row.",
     "sampling": "spread: rows evenly over the prompt. tail: the last rows of each segment (the paper).",
     "dense_below": "Shorter prompts run dense: choosing tiles would not pay.",

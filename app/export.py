@@ -58,7 +58,7 @@ def config_json(trace) -> bytes:
     return json.dumps(trace.meta["settings"], indent=2).encode()
 
 
-def whole_trace(path: Path, trace) -> bytes:
+def whole_trace(path: Path) -> bytes:
     """The trace as one zip."""
     return path.read_bytes()
 
@@ -74,7 +74,7 @@ def menu(name: str, chart: Callable[[], Chart], opened, key: str) -> None:
             (values, "Values", [("NPZ", f"{name}.npz", lambda: npz(chart().values, chart().footer)),
                                 ("CSV", f"{name}.csv", lambda: table(chart().values, chart().footer))]),
             (rest, "Run", [("Config", "config.json", lambda: config_json(opened.trace)),
-                           ("Trace", "trace.zip", lambda: whole_trace(opened.path, opened.trace))]),
+                           ("Trace", "trace.zip", lambda: whole_trace(opened.path))]),
         ):  # fmt: skip
             column.markdown(f"**{heading}**")
             for label, file_name, make in files:

@@ -12,9 +12,10 @@ STYLE = """<style>
 .stMainBlockContainer h3 { padding: 0.1rem 0 0.4rem; font-variant-numeric: tabular-nums; }
 </style>"""
 
+START, TEXT = "overview", "Use my text"
 PAGES = (
     (overview.page, "Overview", "overview", ":material/image:"),
-    (text.page, "Use my text", "text", ":material/edit_note:"),
+    (text.page, TEXT, "text", ":material/edit_note:"),
     (heads.page, "Heads", "heads", ":material/grid_view:"),
     (head_map.page, "Map", "map", ":material/grid_on:"),
     (recall.page, "Recall", "recall", ":material/show_chart:"),
@@ -26,7 +27,7 @@ PAGES = (
 def pages() -> dict:
     """The pages by url path."""
     return {
-        path: st.Page(function, title=name, url_path=path, icon=icon, default=path == "overview")
+        path: st.Page(function, title=name, url_path=path, icon=icon, default=path == START)
         for function, name, path, icon in PAGES
     }
 
@@ -39,15 +40,15 @@ def run() -> None:
     session.keep_pages(known)
     if wanted := session.next_page():
         session.go_to(wanted)
-    for sentence in session.said():
-        st.info(sentence, icon=":material/info:")
     try:
         opened = session.current()
     except TraceError as error:
         st.warning(f"{plain(str(error))} Without a trace, start with *Use my text*.", icon=":material/folder_off:")
-        if chosen.url_path == "text":
+        if chosen.title == TEXT:
             chosen.run()
         return
+    for sentence in session.said():
+        st.info(sentence, icon=":material/info:")
     _what_is_open(opened)
     chosen.run()
 

@@ -53,13 +53,13 @@ def settings_line(config) -> str:
     else:
         columns = config.alpha_columns if config.alpha_columns is not None else config.cra
         slashes = config.alpha_slashes if config.alpha_slashes is not None else config.cra
-        aim = f"columns up to {columns:g} of the mass, " + (
-            f"window {config.window_ratio:.0%}" if config.selection == "window" else f"slashes up to {slashes:g}"
-        )
+        other = f"window {config.window_ratio:.0%}" if config.selection == "window" else f"slashes up to {slashes:g}"
+        aim = f"columns up to {columns:g} of the mass, {other}"
     segments = "automatic" if config.segments is None else config.segments
     return (
         f"selection {config.selection}, {aim}, sampling {config.sampling} {config.sample_ratio:.3g}, segments {segments}, "
-        f"scope {config.scope}, block {config.block_size}, sink {config.sink_blocks}, local {config.local_blocks}, last {config.last_blocks}"
+        f"scope {config.scope}, block {config.block_size}, sink {config.sink_blocks}, local {config.local_blocks}, "
+        f"last {config.last_blocks}, dense below {config.dense_below}"
     )
 
 
@@ -75,23 +75,20 @@ def footer(trace, layer: int | None = None, head: int | None = None) -> str:
 
 
 def telling_head(trace) -> tuple[int, int]:
-    """The head that a newcomer sees first: among those with columns and slashes, the one that saves the most tiles."""
-    density = trace.density
-    if not np.isfinite(density).any():
-        return (trace.recorded_layers[0], 0) if trace.recorded_layers else (0, 0)
-    telling = np.zeros(density.shape, bool)
-    for layer in trace.recorded_layers:
-        for head in range(trace.heads):
-            telling[layer, head] = "column" in trace.label(layer, head) and "slash" in trace.label(layer, head)
-    pool = telling & np.isfinite(density)
-    cost = np.where(pool if pool.any() else np.isfinite(density), density, np.inf)
-    return tuple(int(i) for i in np.unravel_index(np.argmin(cost), cost.shape))
+    """The head that a newcomer sees first: of those that keep columns and slashes, the one that computes the fewest tiles.
+
+    Where no head keeps both, one that keeps either; else the one with the fewest tiles.
+    """
+    if not trace.recorded_layers:
+        return 0, 0
+    kept = {
+        (layer, head): bool(len(trace.columns(layer, head))) + bool(len(trace.slashes(layer, head)))
+        for layer in trace.recorded_layers
+        for head in range(trace.heads)
+    }
+    return min(kept, key=lambda place: (-kept[place], trace.density[place]))
 
 
 def kind_of(trace, field: str, otherwise: str) -> str:
     """Whether a number of the trace is "exact", "sampled" or "recorded"."""
     return trace.meta["provenance"].get(field, {}).get("kind", otherwise)
-
-
-def row_place(row: int, length: int) -> str:
-    return f"row {row:,} of {length:,}"

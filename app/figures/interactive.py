@@ -72,7 +72,7 @@ def _(layer: Line, fig):
     fig.add_scatter(
         x=layer.x,
         y=layer.y,
-        name=layer.name,
+        name=escape(layer.name),
         mode="lines+markers" if layer.marker else "lines",
         line={"color": layer.colour, "width": layer.width, "dash": "dash" if layer.dash else "solid"},
         text=[escape(text) for text in layer.hover] or None,
@@ -95,7 +95,7 @@ def _(layer: Bars, fig):
     fig.add_bar(
         y=[escape(name) for name in layer.names],
         x=layer.values,
-        name=layer.name,
+        name=escape(layer.name),
         orientation="h",
         marker={"color": layer.colour},
         text=[escape(text) for text in layer.text] or None,
@@ -145,7 +145,7 @@ def _(layer: Tint, fig):
         opacity=0.35,
         showscale=False,
         hoverinfo="skip",
-        name=layer.name,
+        name=escape(layer.name),
     )
 
 
@@ -155,7 +155,7 @@ def _(layer: Outline, fig):
     fig.add_scatter(
         x=np.stack([layer.pieces[:, 0], layer.pieces[:, 2], gaps], 1).ravel(),
         y=np.stack([layer.pieces[:, 1], layer.pieces[:, 3], gaps], 1).ravel(),
-        name=layer.name,
+        name=escape(layer.name),
         mode="lines",
         line={"color": layer.colour, "width": 1.5},
         hoverinfo="skip",
@@ -171,7 +171,7 @@ def _(layer: Marks, fig):
     fig.add_scatter(
         x=layer.at if across else edge,
         y=edge if across else layer.at,
-        name=layer.name,
+        name=escape(layer.name),
         mode="markers",
         marker={"color": layer.colour, "symbol": "triangle-up" if across else "triangle-right", "size": 9},
         cliponaxis=False,

@@ -50,7 +50,7 @@ def _sentence(trace, layer, head) -> str:
 def _columns(trace, layer, head) -> None:
     block, mass = trace.config.block_size, trace.column_mass(layer, head)
     chosen = sorted(trace.columns(layer, head), key=lambda column: -mass[column])
-    st.markdown(f"**{len(chosen)} columns kept**, by their share of all rows' attention (exact)")
+    st.markdown(_kept(len(chosen), "column"))
     if chosen:
         st.dataframe(
             {
@@ -73,7 +73,7 @@ def _columns(trace, layer, head) -> None:
 def _slashes(trace, layer, head) -> None:
     block, mass = trace.config.block_size, trace.slash_mass(layer, head)
     chosen = sorted(trace.slashes(layer, head), key=lambda slash: -mass[slash])
-    st.markdown(f"**{len(chosen)} slashes kept**, by their share of all rows' attention (exact)")
+    st.markdown(_kept(len(chosen), "slash"))
     if chosen:
         st.dataframe(
             {
@@ -88,6 +88,13 @@ def _slashes(trace, layer, head) -> None:
                 "mass": st.column_config.NumberColumn(format="%.1f %%", width=70),
             },
         )
+
+
+def _kept(count: int, piece: str) -> str:
+    if not count:
+        return f"**No {piece} kept** beside the blocks that are always computed."
+    plural = piece if count == 1 else {"column": "columns", "slash": "slashes"}[piece]
+    return f"**{count} {plural} kept**, by share of all rows' attention (exact)"
 
 
 def _distance(slash: int, block: int) -> str:

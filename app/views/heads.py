@@ -74,8 +74,9 @@ def _details(trace):
             return f"Layer {layer}, head {head}: no picture. {reading.visible(trace.layer_reason(layer))}"
         return (
             f"Layer {layer}, head {head} · {reading.visible(trace.label(layer, head))} · "
-            f"density {trace.density[layer, head]:.1%} (oracle {trace.oracle_density[layer, head]:.1%}) · worst row's recall {trace.cra[layer, head]:.3f} · "
-            f"{trace.rows_at_target[layer, head]:.1%} of rows at target · output error {trace.output_error[layer, head]:.2g}"
+            f"density {trace.density[layer, head]:.1%} (oracle {trace.oracle_density[layer, head]:.1%}) · "
+            f"worst row's recall {trace.cra[layer, head]:.3f} · {trace.rows_at_target[layer, head]:.1%} of rows at target · "
+            f"output error {trace.output_error[layer, head]:.2g}"
         )
 
     return [[words(layer, head) for head in range(trace.heads)] for layer in range(trace.layers)]

@@ -5,6 +5,11 @@ import streamlit as st
 from app import benchmarks, export, parts, reading, session
 from sampleattn.trace import TraceError
 
+READING = (
+    "How to read the picture: each line is a token that asks (query), from the first at the top to the last; each point in it is "
+    "an earlier token it looks at (key). Bright is much attention. A bright upright is a column, a bright slant a slash. "
+    "Blue borders are the tiles that SampleAttention computes; the hatched orange rest is skipped."
+)
 COMMAND = """python -m sampleattn record --model meta-llama/Llama-3.2-1B --prompt-file prompt.txt \\
     --out my_trace.zip --device cuda --cra 0.95"""
 
@@ -29,6 +34,7 @@ def page() -> None:
     with words:
         _numbers(trace, layer, head)
         _actions(opened)
+        st.caption(READING)
 
 
 def _numbers(trace, layer, head) -> None:
@@ -37,8 +43,9 @@ def _numbers(trace, layer, head) -> None:
         "Tiles computed",
         f"{trace.density[layer, head]:.1%}",
         "exact",
-        f"of this head's causal tiles, in {columns} columns and {slashes} slashes. Over all recorded heads: "
-        f"{_mean(trace.density):.1%}; the least any block method could do at this target: {_mean(trace.oracle_density):.1%}.",
+        f"of this head's causal tiles: {columns} columns, {slashes} slashes and the blocks always kept. Over all recorded heads "
+        f"{_mean(trace.density):.1%}; "
+        f"about the least that any choice of blocks needs for this target: {_mean(trace.oracle_density):.1%}.",
     )
     recall = trace.recall(layer, head)
     worst = int(recall.argmin())

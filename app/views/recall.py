@@ -60,7 +60,7 @@ def _worst(trace, recall, layer) -> None:
 def _meaning(trace) -> None:
     config = trace.config
     aim = (
-        f"columns and slashes are added until {config.rows_at_target:.0%} of the *sampled* rows keep at least {config.cra:g} of theirs"
+        f"columns and slashes are added until {config.rows_at_target:.0%} of the *sampled* rows keep {config.cra:g} of theirs"
         if config.selection == "joint"
         else "columns and slashes are added until they hold their share of the *sampled* attention"
     )

@@ -1,0 +1,108 @@
+"""Figures are drawn from arrays alone: what they hold, and that hostile text stays text."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from app.figures import head_map, heads, interactive, output, recall, speed
+from app.figures.chart import Heat, Line, Marks, Outline, Tint
+from app.figures.static import picture
+
+ROOT = Path(__file__).resolve().parents[1]
+HOSTILE = '<script>alert(1)</script> <a href="x">y</a> $\\frac{1}{2}$'
+WEIGHTS = np.tril(np.full((8, 8), 0.25, np.float32))
+MASK = np.array([[1, 0, 0, 0], [1, 1, 0, 0], [1, 0, 1, 0], [1, 1, 1, 1]], bool)
+
+
+def a_map(overlay=True, **changes):
+    chart = head_map.chart(WEIGHTS, MASK, [0], [0, 1], 128, 500, "log", overlay, HOSTILE, f"{HOSTILE}\nsettings")
+    return replace(chart, **changes)
+
+
+def charts():
+    values = np.array([[0.1, np.nan, 0.3, 0.4], [0.5, 0.6, 0.7, 0.8]])
+    text = [[f"{value:.1f}" for value in row] for row in values]
+    times = {"length": 8192.0, "head_dim": 64.0, "density": 0.1, "median_ms": 2.0, "p20_ms": 1.0, "p80_ms": 3.0}
+    rows = [{"what": what, "implementation": HOSTILE, **times} for what in ("dense", "sparse_forward")]
+    return {
+        "map": a_map(),
+        "map without overlay": a_map(overlay=False),
+        "heads": heads.chart(values, text, [[HOSTILE] * 4] * 2, 2, "density", True, HOSTILE, HOSTILE),
+        "recall": recall.chart(np.linspace(0.5, 1, 3000, dtype=np.float32), 0.95, HOSTILE, HOSTILE),
+        "stages": speed.stages({HOSTILE: 1.5, "b": 0.002}, HOSTILE, HOSTILE),
+        "by layer": speed.by_layer({"dense": [0.1, 0.2], "sparse": [0.2, np.nan]}, HOSTILE, HOSTILE),
+        "over length": speed.over_length(rows, HOSTILE, HOSTILE),
+        "divergence": output.divergence(np.arange(5), np.array([0, 1e-3, 0.1, np.nan, 1]), "x", HOSTILE, HOSTILE),
+    }
+
+
+CHARTS = charts()
+
+
+@pytest.mark.parametrize("name", CHARTS)
+def test_every_chart_can_be_drawn_both_ways_and_keeps_text_as_text(name):
+    fig = interactive.figure(CHARTS[name], standalone=True)
+    assert fig.data
+    assert "<script" not in fig.layout.title.text and "<a " not in fig.layout.title.text
+    assert all("<script" not in str(trace.name) + str(trace.y) for trace in fig.data)
+    assert any("&lt;script&gt;" in note.text for note in fig.layout.annotations)
+    svg = picture(CHARTS[name], "svg").decode()
+    assert svg.startswith("<?xml") and "<script>" not in svg and "frac{1}{2}" in svg
+
+
+@pytest.mark.parametrize("kind, signature", [("png", b"\x89PNG"), ("pdf", b"%PDF"), ("svg", b"<?xml")])
+def test_static_files_are_what_they_say(kind, signature):
+    assert picture(a_map(title="t", footer="f"), kind).startswith(signature)
+
+
+def test_html_needs_no_network():
+    page = interactive.html(a_map()).decode()
+    assert "Plotly.newPlot" in page and 'src="http' not in page and "<script src" not in page
+
+
+def test_a_map_has_weights_dropped_tiles_border_and_marks():
+    kinds = [type(layer) for layer in a_map().layers]
+    assert kinds == [Heat, Tint, Outline, Marks, Marks]
+    assert [type(layer) for layer in a_map(overlay=False).layers] == [Heat, Marks, Marks]
+    heat, tint = a_map().layers[:2]
+    assert np.isnan(heat.values[0, 1]) and heat.values[1, 0] == 0.25
+    assert tint.mask.sum() == 1 and tint.mask[2, 1]
+
+
+def test_border_runs_between_kept_and_dropped_within_the_prompt():
+    pieces = head_map.border(np.array([[True]]), 128, 100).tolist()
+    assert sorted(pieces) == sorted([[0, 0, 100, 0], [0, 100, 100, 100], [0, 0, 0, 100], [100, 0, 100, 100]])
+    region = np.array([[True, False], [True, True]])
+    inner = [piece for piece in head_map.border(region, 10, 20).tolist() if piece in ([10, 0, 10, 10], [10, 10, 20, 10])]
+    assert len(inner) == 2
+
+
+def test_heads_keep_an_empty_column_between_groups():
+    chart = CHARTS["heads"]
+    (heat,) = chart.layers
+    assert heat.values.shape == (2, 5) and np.isnan(heat.values[:, 2]).all()
+    assert chart.x_ticks == ((0.0, "0"), (1.0, "1"), (3.0, "2"), (4.0, "3"))
+    board = heads.board(np.array([[0.5, np.nan]]), [["50%", "–"]], [["a", "b"]], (0, 0), 1, "density", True)
+    assert board["values"] == [[0.5, None]] and (board["low"], board["high"]) == (0.0, 1.0)
+
+
+def test_recall_shows_the_least_of_each_group_of_rows():
+    values = np.ones(5000, np.float32)
+    values[4321] = 0.1
+    least = recall.chart(values, 0.9, "t", "f").layers[0]
+    assert isinstance(least, Line) and len(least.y) == recall.POINTS and least.y.min() == np.float32(0.1)
+    short = recall.chart(values[:10], 0.9, "t", "f")
+    assert len(short.layers) == 2 and len(short.layers[0].y) == 10
+
+
+def test_figures_load_neither_streamlit_nor_torch_nor_matplotlib():
+    code = (
+        "import sys; from app.figures import head_map, heads, interactive, output, recall, speed;"
+        "print([name for name in ('streamlit', 'torch', 'matplotlib') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
