@@ -71,7 +71,7 @@ def check_block_size(block_size):
 
 
 def padded(dim):
-    """The power of two that holds `dim`, at least 64: a value tile 32 wide came out wrong on Hopper with Triton 3.6."""
+    """The power of two that holds `dim`, at least 64: 32 wide is wrong on Hopper (triton-lang/triton#10573, #11366)."""
     return max(64, triton.next_power_of_2(dim))
 
 

@@ -120,7 +120,8 @@ def compare(q, k, v, mask, key_range=None, scale=None, clean=None):
     within(dense, reference.row_logsumexp(q, k0, scale, key_range), lse, band, "row_logsumexp")
 
     batch, nq, tiles = q.shape[0], q.shape[2], mask.shape[3]
-    rows = torch.cat((torch.randperm(nq)[:150], torch.tensor([-1, nq - 1]))).to(q.device).expand(batch, -1)
+    sampled = 150 if q.is_cuda or nq == 1000 else 20  # the interpreter takes milliseconds a row; 150 are two programs' rows
+    rows = torch.cat((torch.randperm(nq)[:sampled], torch.tensor([-1, nq - 1]))).to(q.device).expand(batch, -1)
     masses, row_lse = triton.sampled_tile_masses(q, k, rows, scale, key_range)
     twin, twin_lse = reference.sampled_tile_masses(q, k0, rows, scale, key_range)
     missing = (rows < 0)[:, None]
@@ -142,12 +143,12 @@ def test_a_longer_length(device, dtype, poison):
 
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
 def test_groups(device, dtype, poison, kv_heads):
-    compare(*inputs(device, dtype, heads=4, kv_heads=kv_heads, nq=200))
+    compare(*inputs(device, dtype, heads=4, kv_heads=kv_heads, nq=140))
 
 
 @pytest.mark.parametrize(("head_dim", "value_dim"), [(64, 32), (16, 32), (96, 96), (128, 128), (192, 128), (256, 256), (40, 72)])
 def test_head_dims(device, dtype, poison, head_dim, value_dim):
-    compare(*inputs(device, dtype, heads=1, head_dim=head_dim, value_dim=value_dim))
+    compare(*inputs(device, dtype, heads=1, nq=260, head_dim=head_dim, value_dim=value_dim))
 
 
 @pytest.mark.parametrize(("nq", "nk"), [(1, 300), (100, 300), (128, 384), (129, 700)])
@@ -166,7 +167,7 @@ def test_mixed_padding(device, dtype, poison, nq, nk):
 
 def test_strides(device, dtype, poison):
     """Token-major q and k, as models give them, v with its last dimension strided, and an expanded mask."""
-    q, k, v, mask, _ = inputs(device, dtype, heads=4, kv_heads=2)
+    q, k, v, mask, _ = inputs(device, dtype, heads=4, kv_heads=2, nq=200)
     q, k = (x.transpose(1, 2).contiguous().transpose(1, 2) for x in (q, k))
     v = torch.stack((v, v), -1)[..., 0]
     assert v.stride(-1) == 2 and not q.is_contiguous()
