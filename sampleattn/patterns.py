@@ -63,9 +63,10 @@ def label_head(tiles: np.ndarray) -> str:
 
     All shares are of the mass of the rows from query block 4 on.
     1. "short": fewer than 8 query blocks, too few to tell patterns from chance.
-    2. "column+slash", "column", "slash": columns other than the sink block 0, slashes other than the local 0 and 1, were found
-       (`find_patterns`) and hold at least 10% of the mass (each kind by itself).
-    3. "sink": block 0 holds at least half of the mass. "local": slashes 0 and 1 do. "sink+local": both together do.
+    2. "column+slash", "column", "slash": columns other than the sink block 0, and slashes beyond the local window, were found
+       (`find_patterns`) and hold at least 10% of the mass (each kind by itself). The local window is slashes 0 and 1, and the
+       found slashes that follow them without a gap.
+    3. "sink": block 0 holds at least half of the mass. "local": the local window does. "sink+local": both together do.
     4. "dense": 90% of a row's mass needs half of its tiles or more. Otherwise "mixed".
     """
     blocks = len(tiles)
@@ -75,13 +76,16 @@ def label_head(tiles: np.ndarray) -> str:
     i, j = np.indices(tiles.shape)
     rows = np.asarray(tiles, np.float64)[FIRST_BLOCK:] / (blocks - FIRST_BLOCK)
     i, j = i[FIRST_BLOCK:], j[FIRST_BLOCK:]
-    far = (j > 0) & (i - j > 1)
+    window = 1
+    while window + 1 in found.slashes:
+        window += 1
+    far = (j > 0) & (i - j > window)
     columns = rows[far & np.isin(j, found.columns)].sum()
     slashes = rows[far & np.isin(i - j, found.slashes) & ~np.isin(j, found.columns)].sum()
     kinds = [name for name, mass in (("column", columns), ("slash", slashes)) if mass >= 0.1]
     if kinds:
         return "+".join(kinds)
-    sink, local = rows[j == 0].sum(), rows[(i - j >= 0) & (i - j <= 1)].sum()
+    sink, local = rows[j == 0].sum(), rows[(i - j >= 0) & (i - j <= window)].sum()
     if max(sink, local) >= 0.5:
         return "sink" if sink >= local else "local"
     if sink + local >= 0.5:

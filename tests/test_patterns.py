@@ -73,6 +73,11 @@ def test_sink_and_local_share():
     assert label_head(planted([], [], 1.0, 0)) == "dense"
 
 
+def test_a_wide_local_window_is_local():
+    assert label_head(planted([], [0, 1, 2, 3, 4], 0.1, 0)) == "local"
+    assert label_head(planted([], [0, 1, 2, 9], 0.1, 0)) == "slash"
+
+
 def test_slash_sums():
     tiles = np.arange(18.0).reshape(2, 3, 3)
     assert slash_sums(tiles)[0].tolist() == [0 + 4 + 8, 3 + 7, 6]
