@@ -38,7 +38,7 @@ def sample_attention(
         reason = f"{grid.nk} tokens are fewer than dense_below = {config.dense_below}"
         return (out, everything(q.shape[0], q.shape[1], grid, reason)) if return_selection else out
 
-    ops = backends.twins(backends.resolve(config.backend, q.device))
+    ops = backends.twins(backends.resolve(config.backend, q.device, q.dtype, config.block_size))
     rows = sampled_rows(grid, config)
     masses, _ = ops.sampled_tile_masses(q, k, rows, scale, real, config.block_size)
     selection = select(masses, rows, grid, config)

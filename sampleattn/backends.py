@@ -10,12 +10,16 @@ from types import SimpleNamespace
 import torch
 
 LEAST_CAPABILITY = (8, 0)  # bfloat16 matrix units
+KERNEL_BLOCK = 128
 
 
-def resolve(backend: str, device: torch.device | str) -> str:
-    """What runs, "torch" or "triton", for a backend of the config and the device of the inputs.
+def resolve(
+    backend: str, device: torch.device | str, dtype: torch.dtype = torch.bfloat16, block_size: int = KERNEL_BLOCK
+) -> str:
+    """What runs, "torch" or "triton", for a backend of the config and the device, dtype and block size of the inputs.
 
-    "auto" takes Triton on an NVIDIA GPU of compute capability 8.0 or higher where Triton is installed, else torch.
+    "auto" takes Triton for float16 and bfloat16 in blocks of 128 on an NVIDIA GPU of compute capability 8.0 or higher where
+    Triton is installed, else torch.
     Raises RuntimeError if "triton" is asked for and can't run, ValueError for an unknown backend.
     """
     if backend not in ("auto", "torch", "triton"):
@@ -25,7 +29,8 @@ def resolve(backend: str, device: torch.device | str) -> str:
     obstacle = triton_obstacle(torch.device(device))
     if backend == "auto":
         # The interpreter is for tests: "auto" never takes it.
-        return "triton" if not obstacle and torch.device(device).type == "cuda" else "torch"
+        fits = dtype in (torch.float16, torch.bfloat16) and block_size == KERNEL_BLOCK
+        return "triton" if fits and not obstacle and torch.device(device).type == "cuda" else "torch"
     if obstacle:
         raise RuntimeError(f"backend='triton' can't run: {obstacle}")
     return "triton"

@@ -96,7 +96,7 @@ class Grid:
         if self.key_range is None:
             ends = torch.zeros(1, 1, 1, 1, dtype=torch.int64, device=self.device)
             return ends, ends + self.key_blocks - 1
-        first, last = self.key_range.long().sub(torch.tensor([0, 1], device=self.device)).unbind(-1)
+        first, last = self.key_range.long().sub(torch.arange(2, device=self.device)).unbind(-1)
         return (first // self.block)[:, None, None, None], (last // self.block)[:, None, None, None]
 
     @property
