@@ -250,7 +250,7 @@ class MapView {
     this.readout.replaceChildren();
     if (!this.at) {
       this.readout.append(make("div", "", "Point at a cell, or focus the map and use the arrow keys, to read its tokens and weight."));
-      for (const name of ["query", "key", "weight", "tile"]) delete data[name];
+      for (const name of ["cell", "query", "key", "weight", "tile"]) delete data[name];
       return;
     }
     const [r, c] = this.at, [height, width] = map.cells;
@@ -266,7 +266,7 @@ class MapView {
     const pooled = query[0] === query[1] && key[0] === key[1] ? "" : `, the greatest of ${query[1] - query[0] + 1} × ${key[1] - key[0] + 1} tokens`;
     this.readout.append(make("div", "", above ? "Above the diagonal: a query does not see later keys."
       : `Weight ${format(weight)}${pooled}; its tile (query block ${i}, key block ${j}, slash ${i - j}) is ${tile}.`));
-    Object.assign(data, { query: query.join("-"), key: key.join("-"), weight, tile });
+    Object.assign(data, { cell: this.at.join(","), query: query.join("-"), key: key.join("-"), weight, tile });
   }
 
   close() { this.watcher.disconnect(); }

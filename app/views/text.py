@@ -8,10 +8,11 @@ MODELS = ("bundled", "folder", "hub")
 
 
 def page() -> None:
-    if session.job() and session.job().running:
+    running = bool(session.job() and session.job().running)
+    if running:
         _progress()
-        return
-    _outcome()
+    else:
+        _outcome()
     writing, choosing = st.columns([1.25, 1], gap="medium")
     with writing:
         st.markdown("#### Your text")
@@ -22,8 +23,9 @@ def page() -> None:
         config = controls.settings()
     with writing:
         prompt = _counted(text, choice, name)
-    if st.button("Run", type="primary", icon=":material/play_arrow:", disabled=config is None or prompt is None):
-        _start(choice, name, prompt, title, config)
+        ready = config is not None and prompt is not None and not running
+        if st.button("Run", type="primary", icon=":material/play_arrow:", disabled=not ready):
+            _start(name, prompt, title, config)
 
 
 def _text() -> tuple[str, str]:
@@ -37,6 +39,7 @@ def _text() -> tuple[str, str]:
             "or type or paste",
             height=230,
             key="typed_text",
+            persist_state="session",
             placeholder="At least some hundred tokens make a picture worth looking at.",
         )
         return typed, "typed text"
@@ -95,7 +98,7 @@ def _counted(text: str, choice: str, name: str) -> str | None:
     return text
 
 
-def _start(choice, name, prompt, title, config) -> None:
+def _start(name, prompt, title, config) -> None:
     session.keep_job(jobs.Job(recording.work(name, prompt, title, config), session.still_here()))
     st.rerun()
 
@@ -105,13 +108,12 @@ def _progress() -> None:
     job = session.job()
     if not job.running:
         st.rerun()
-    st.markdown("#### Recording your text")
-    st.progress(job.part, f"{reading.plain(job.sentence)} · {job.elapsed:.0f} s")
-    st.caption("The other pages stay usable. Closing this tab stops the work.")
-    if job.cancel.is_set():
-        st.caption("Stopping after this layer.")
-    elif st.button("Cancel", icon=":material/stop_circle:"):
-        job.cancel.set()
+    with st.container(border=True):
+        st.progress(job.part, f"**Recording your text.** {reading.plain(job.sentence)} · {job.elapsed:.0f} s")
+        with st.container(horizontal=True, vertical_alignment="center"):
+            if st.button("Cancel", icon=":material/stop_circle:", disabled=job.cancel.is_set()):
+                job.cancel.set()
+            st.caption("Stopping." if job.cancel.is_set() else "The other pages stay usable. Closing this tab stops the work.")
 
 
 def _outcome() -> None:

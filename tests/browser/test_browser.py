@@ -1,0 +1,180 @@
+"""The whole way in a real browser: the demo picture, a head clicked, a file exported, an own text recorded, two tabs apart."""
+
+import io
+import time
+import zipfile
+
+import numpy as np
+import pytest
+from driver import CHROMIUM, MAP, ROOT, app, browser, settle
+from synthetic_trace import write_synthetic_trace
+
+from sampleattn.trace import Trace
+
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")]
+LOCAL = ("http://127.0.0.1", "file:", "data:", "blob:")
+TEXT = "\n".join(f"def function_{i}(value):\n    return value * {i} + function_{i // 2}(value)\n" for i in range(60))
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    real = ROOT / "data" / "traces" / "demo.zip"
+    if real.is_file():
+        return real
+    folder = tmp_path_factory.mktemp("demo")
+    write_synthetic_trace(folder / "trace", layers=4, heads=6, tokens=1024)
+    return Trace.load(folder / "trace").save(folder / "demo.zip")
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with browser() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory, demo):
+    with app(tmp_path_factory.mktemp("elsewhere"), demo) as address:
+        yield address
+
+
+@pytest.fixture
+def page(chromium):
+    context = chromium.new_context(viewport={"width": 1280, "height": 800}, accept_downloads=True)
+    page = context.new_page()
+    page.set_default_timeout(30_000)
+    page.wrong = []
+    page.on("pageerror", lambda error: page.wrong.append(str(error)))
+    page.on("request", lambda request: page.wrong.append(request.url) if not request.url.startswith(LOCAL) else None)
+    yield page
+    assert page.wrong == []
+    assert page.get_by_test_id("stException").count() == 0
+    context.close()
+
+
+def facts(page) -> dict:
+    return page.locator(MAP).first.evaluate("element => ({...element.dataset})")
+
+
+def test_demo_picture_is_seen_and_read_with_mouse_and_keys(page, url, demo):
+    trace = Trace.load(demo)
+    page.goto(url)
+    page.locator(MAP).wait_for()
+    seen = facts(page)
+    layer, head = int(seen["layer"]), int(seen["head"])
+    assert int(seen["keptTiles"]) == trace.block_mask(layer, head).sum()
+    for words in ("Tiles computed", "Worst row's recall", "Speed-up"):
+        assert page.get_by_text(words, exact=True).is_visible()
+    stage = page.locator(".stage")
+    stage.focus()
+    for _ in range(3):
+        page.keyboard.press("Shift+ArrowDown")
+    page.keyboard.press("ArrowLeft")
+    seen = facts(page)
+    row, column = map(int, seen["cell"].split(","))
+    first, last = (int(seen[name].split("-")[end]) for name, end in (("key", 0), ("query", 1)))
+    assert float(seen["weight"]) == pytest.approx(float(trace.overview(layer, head)[row, column]))
+    kept = bool(trace.block_mask(layer, head)[last // 128, first // 128])
+    assert seen["tile"] == ("future" if first > last else "kept" if kept else "dropped")
+    box = stage.bounding_box()
+    page.mouse.move(box["x"] + 90, box["y"] + box["height"] * 0.6)
+    assert "Query" in page.locator(".readout").inner_text()
+
+
+def test_a_head_clicked_opens_its_map_and_the_link_opens_it_again(page, url, chromium):
+    page.goto(f"{url}/heads")
+    page.locator('button.cell[data-layer="2"][data-head="2"]').click()
+    page.locator(f'{MAP}[data-layer="2"][data-head="2"]').wait_for()
+    settle(page)
+    assert "/map" in page.url
+    page.get_by_role("combobox").nth(1).click()
+    began = time.perf_counter()
+    page.get_by_role("option", name="3", exact=True).click()
+    page.locator(f'{MAP}[data-layer="2"][data-head="3"]').wait_for()
+    print(f"another head on screen after {time.perf_counter() - began:.2f} s")
+    other = chromium.new_context().new_page()
+    other.goto(page.url)
+    other.locator(f'{MAP}[data-layer="2"][data-head="3"]').wait_for()
+    other.context.close()
+
+
+def test_exports_are_downloaded_and_open(page, url, demo, tmp_path):
+    page.goto(f"{url}/recall?layer=1&head=1")
+    page.get_by_role("button", name="Export").click()
+    files = {}
+    for label in ("PNG", "SVG", "PDF", "HTML", "NPZ", "CSV", "Config", "Trace"):
+        with page.expect_download() as download:
+            page.get_by_role("button", name=label, exact=True).click()
+        files[label] = tmp_path / download.value.suggested_filename
+        download.value.save_as(files[label])
+    assert files["PNG"].read_bytes().startswith(b"\x89PNG") and files["PDF"].read_bytes().startswith(b"%PDF")
+    trace = Trace.load(demo)
+    assert trace.meta["prompt"]["sha256"][:16] in files["SVG"].read_text()
+    data = np.load(io.BytesIO(files["NPZ"].read_bytes()))
+    assert np.array_equal(data["recall"], trace.recall(1, 1))
+    assert len(files["CSV"].read_text().splitlines()) == trace.length + 3
+    assert zipfile.is_zipfile(files["Trace"]) and Trace.load(files["Trace"]).length == trace.length
+    page.goto(f"file://{files['HTML']}")
+    page.locator(".plot-container").first.wait_for()
+    assert "layer 1, head 1" in page.content()
+    page.goto(url)
+
+
+def test_a_bad_trace_is_refused_and_what_was_open_stays(page, url, demo):
+    page.goto(url)
+    page.locator(MAP).wait_for()
+    before = facts(page)
+    page.get_by_role("button", name="Open a trace").click()
+    page.locator("[data-testid=stFileUploaderDropzoneInput], input[type=file]").first.set_input_files(
+        {"name": "bad.zip", "mimeType": "application/zip", "buffer": demo.read_bytes()[:9000]}
+    )
+    page.get_by_role("dialog").get_by_test_id("stBaseButton-primary").click()
+    page.get_by_role("dialog").get_by_test_id("stAlert").wait_for()
+    assert facts(page) == before
+    page.get_by_role("button", name="Close").click()
+    assert page.get_by_text("demo").first.is_visible()
+
+
+def test_two_tabs_keep_their_settings_apart(chromium, url):
+    tabs = [chromium.new_context().new_page() for _ in range(2)]
+    for tab, layer in zip(tabs, (0, 1), strict=True):
+        tab.goto(f"{url}/map?layer={layer}&colours={'log' if layer else 'linear'}")
+        tab.locator(f'{MAP}[data-layer="{layer}"]').wait_for()
+    tabs[0].get_by_role("combobox").nth(1).click()
+    tabs[0].get_by_role("option", name="1", exact=True).click()
+    tabs[0].locator(f'{MAP}[data-layer="0"][data-head="1"]').wait_for()
+    tabs[1].reload()
+    tabs[1].locator(MAP).wait_for()
+    assert (facts(tabs[0])["layer"], facts(tabs[0])["scale"]) == ("0", "linear")
+    assert (facts(tabs[1])["layer"], facts(tabs[1])["scale"]) == ("1", "log")
+    for tab in tabs:
+        tab.context.close()
+
+
+def test_nothing_is_cut_off_at_1280(page, url):
+    for name in ("", "text", "heads", "map", "recall", "speed", "output"):
+        page.goto(f"{url}/{name}")
+        settle(page)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 1280, name
+        assert page.get_by_test_id("stException").count() == 0, name
+
+
+@pytest.mark.skipif(not (ROOT / "data" / "model" / "config.json").is_file(), reason="the bundled model is not in data/model")
+def test_own_text_is_recorded_cancelled_and_shown(page, url):
+    page.goto(f"{url}/text?dense_below=0&cra=0.9")
+    page.get_by_label("or type or paste").fill(TEXT)
+    page.keyboard.press("Control+Enter")
+    page.get_by_text("tokens of a context of").wait_for()
+    page.get_by_role("button", name="Run").click()
+    page.get_by_role("button", name="Cancel").click()
+    page.get_by_text("What was open stays open").wait_for(timeout=90_000)
+    page.get_by_role("button", name="Run").click()
+    page.get_by_role("link", name="Map").click()
+    page.locator(MAP).wait_for()
+    page.get_by_role("link", name="Use my text").click()
+    page.get_by_text("Recorded in").wait_for(timeout=150_000)
+    page.locator(MAP).wait_for()
+    assert page.get_by_text("typed text").first.is_visible() and "trace=" in page.url
+    page.reload()
+    page.locator(MAP).wait_for()
+    assert page.get_by_text("typed text").first.is_visible() and page.get_by_text("target 0.9").first.is_visible()
