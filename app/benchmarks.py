@@ -61,7 +61,7 @@ def _time(row) -> float:
 
 def _sentence(mine, dense, alone) -> str:
     sentence = (
-        f"for the attention of one layer at {mine['length']:,.0f} tokens and {mine['density']:.0%} of the tiles: "
+        f"For the attention of one layer at {mine['length']:,.0f} tokens and {mine['density']:.0%} of the tiles: "
         f"{_time(mine):.3g} ms for the whole method, {_time(dense):.3g} ms for the fastest "
         f"dense attention ({dense['implementation']}). "
     )

@@ -49,8 +49,19 @@ def run() -> None:
         return
     for sentence in session.said():
         st.info(sentence, icon=":material/info:")
-    _what_is_open(opened)
-    chosen.run()
+    try:
+        _what_is_open(opened)
+        chosen.run()
+    except TraceError as error:
+        _unreadable(error)
+
+
+def _unreadable(error: TraceError) -> None:
+    """Say why the open trace can't be drawn, and offer the way back."""
+    st.error(plain(str(error)), icon=":material/error:")
+    if st.button("Back to the demo", icon=":material/undo:", key="leave_trace"):
+        session.open_demo()
+        st.rerun()
 
 
 def _what_is_open(opened) -> None:

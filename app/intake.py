@@ -8,7 +8,6 @@ from functools import lru_cache
 from pathlib import Path
 
 BUNDLED = Path(__file__).resolve().parents[1] / "data" / "model"
-KINDS = ("txt", "md", "py", "json", "csv", "log")
 MAX_MEGABYTES = 16
 SIGNATURES = {
     b"PK\x03\x04": "a zip archive",

@@ -9,6 +9,7 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 PUNCTUATION = re.compile(r"([!-/:-@\[-`{-~])")
+SPACES = re.compile(" {2,}")
 VISIBLE = str.maketrans({"\n": "⏎", "\t": "⇥", "\r": "␍"})
 
 
@@ -28,7 +29,7 @@ def excerpt(trace, first: int, end: int, limit: int = 80) -> str:
         return ""
     begin, stop = int(trace.offsets[first, 0]), int(trace.offsets[min(end, trace.length) - 1, 1])
     text = trace.text[begin : min(stop, begin + limit + 1)]
-    return visible(text[:limit]) + ("…" if stop - begin > limit else "")
+    return SPACES.sub(" ", visible(text[:limit])) + ("…" if stop - begin > limit else "")
 
 
 def cell_labels(trace, cells: int) -> list[str]:
@@ -40,6 +41,11 @@ def cell_labels(trace, cells: int) -> list[str]:
 def model_name(trace) -> str:
     name = trace.meta["model"]["name"]
     return "bundled model" if name == "bundled" else visible(name)[:60]
+
+
+def counted(count: int, piece: str) -> str:
+    """A number of columns or slashes in words: "1 slash", "3 columns"."""
+    return f"{count} {piece if count == 1 else {'column': 'columns', 'slash': 'slashes'}[piece]}"
 
 
 def title(trace) -> str:

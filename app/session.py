@@ -49,8 +49,14 @@ def _folder() -> Path:
 
 @st.cache_resource(max_entries=KEPT_TRACES, show_spinner=False)
 def _load(path: str, stamp: tuple) -> tuple[Trace, tuple[int, int]]:
-    trace = Trace.load(path)
+    trace = _unpacked(Trace.load(path), f"{path}{stamp}")
     return trace, telling_head(trace)
+
+
+def _unpacked(trace: Trace, name: str) -> Trace:
+    """The trace in a folder of its own: out of a zip, each array would be unpacked again whenever it is read."""
+    folder = _folder() / "unpacked" / hashlib.sha256(name.encode()).hexdigest()[:32]
+    return Trace.load(trace.save(folder))
 
 
 def _stamp(path: Path) -> tuple:
@@ -127,9 +133,7 @@ def open_demo() -> None:
 
 
 def _show(opened: Opened) -> None:
-    files = sorted(_folder().glob("*.zip"), key=lambda file: file.stat().st_mtime)
-    for old in files[:-KEPT_TRACES]:
-        old.unlink(missing_ok=True)
+    _forget_oldest()
     st.session_state["opened"] = opened
     for key in ("layer", "head"):
         st.session_state.pop(key, None)
@@ -138,6 +142,17 @@ def _show(opened: Opened) -> None:
 def shown_head() -> tuple[int, int]:
     """The layer and head on show."""
     return st.session_state["layer"], st.session_state["head"]
+
+
+def _forget_oldest() -> None:
+    packed, unpacked = (
+        sorted(_folder().glob(pattern), key=lambda file: file.stat().st_mtime)[:-KEPT_TRACES]
+        for pattern in ("*.zip", "unpacked/*")
+    )
+    for file in packed:
+        file.unlink(missing_ok=True)
+    for folder in unpacked:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def choose_picked_head() -> None:

@@ -198,7 +198,7 @@ class MapView {
       entry(kept, "kept: computed");
       entry(dropped, "dropped: not computed");
     }
-    for (const [sign, name] of [["▲", `${map.columns.length} columns kept`], ["◀", `${map.slashes.length} slashes kept`]]) {
+    for (const [sign, name] of [["▲", counted(map.columns.length, "column", "columns")], ["◀", counted(map.slashes.length, "slash", "slashes")]]) {
       const mark = make("span", "", sign);
       mark.style.color = map.kept;
       entry(mark, name);
@@ -279,6 +279,7 @@ function triangle(context, x, y, half, up) {
   context.fill();
 }
 
+const counted = (count, one, many) => `${count} ${count === 1 ? one : many} kept`;
 const niceStep = (least) => 2 ** Math.ceil(Math.log2(Math.max(least, 1)));
 const format = (value) => (value === 0 ? "0" : value >= 0.001 ? String(Number(value.toPrecision(3))) : value.toExponential(0));
 const views = new WeakMap();

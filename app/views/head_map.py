@@ -22,7 +22,7 @@ def page() -> None:
         _slashes(trace, layer, head)
     with picture:
         st.markdown(_sentence(trace, layer, head))
-        parts.show_map(opened, layer, head, scale, overlay, below=285)
+        parts.show_map(opened, layer, head, scale, overlay, below=300)
 
 
 def _controls():
@@ -93,8 +93,7 @@ def _slashes(trace, layer, head) -> None:
 def _kept(count: int, piece: str) -> str:
     if not count:
         return f"**No {piece} kept** beside the blocks that are always computed."
-    plural = piece if count == 1 else {"column": "columns", "slash": "slashes"}[piece]
-    return f"**{count} {plural} kept**, by share of all rows' attention (exact)"
+    return f"**{reading.counted(count, piece)} kept**, by share of all rows' attention (exact)"
 
 
 def _distance(slash: int, block: int) -> str:

@@ -10,6 +10,7 @@ READING = (
     "an earlier token it looks at (key). Bright is much attention. A bright upright is a column, a bright slant a slash. "
     "Blue borders are the tiles that SampleAttention computes; the hatched orange rest is skipped."
 )
+UPLOAD = "A trace as one .zip of at most 256 MB (a larger one turns red and is not read: give its path below)"
 COMMAND = """python -m sampleattn record --model meta-llama/Llama-3.2-1B --prompt-file prompt.txt \\
     --out my_trace.zip --device cuda --cra 0.95"""
 
@@ -38,12 +39,13 @@ def page() -> None:
 
 
 def _numbers(trace, layer, head) -> None:
-    columns, slashes = len(trace.columns(layer, head)), len(trace.slashes(layer, head))
+    columns = reading.counted(len(trace.columns(layer, head)), "column")
+    slashes = reading.counted(len(trace.slashes(layer, head)), "slash")
     parts.number(
         "Tiles computed",
         f"{trace.density[layer, head]:.1%}",
         "exact",
-        f"of this head's causal tiles: {columns} columns, {slashes} slashes and the blocks always kept. Over all recorded heads "
+        f"Of this head's causal tiles: {columns}, {slashes} and the blocks always kept. Over all recorded heads "
         f"{_mean(trace.density):.1%}; "
         f"about the least that any choice of blocks needs for this target: {_mean(trace.oracle_density):.1%}.",
     )
@@ -87,7 +89,7 @@ def _actions(opened) -> None:
 
 @st.dialog("Open a trace", width="medium")
 def _open_dialog() -> None:
-    upload = st.file_uploader("A trace as one .zip", type="zip", key="trace_upload")
+    upload = st.file_uploader(UPLOAD, type="zip", key="trace_upload")
     place = st.text_input(
         "or a trace folder or .zip on the machine that runs this page", key="trace_path", placeholder="/data/my_trace.zip"
     )

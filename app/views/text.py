@@ -4,6 +4,10 @@ import streamlit as st
 
 from app import controls, intake, jobs, reading, recording, session
 
+UPLOAD = (
+    f"A text file of at most {intake.MAX_MEGABYTES} MB: .txt, .md, .py, .json, .csv, .log or any other text "
+    "(a larger one turns red and is not read: cut it first)"
+)
 MODELS = ("bundled", "folder", "hub")
 
 
@@ -28,12 +32,9 @@ def page() -> None:
             _start(name, prompt, title, config)
 
 
-def _text() -> tuple[str, str]:
-    upload = st.file_uploader(
-        "A text file (.txt, .md, .py, .json, .csv, .log or any other text)",
-        key="text_upload",
-        max_upload_size=intake.MAX_MEGABYTES,
-    )
+def _text() -> tuple[str | None, str]:
+    """The text (None for a file that was refused, and said why) and its title."""
+    upload = st.file_uploader(UPLOAD, key="text_upload", max_upload_size=intake.MAX_MEGABYTES)
     if upload is None:
         typed = st.text_area(
             "or type or paste",
@@ -49,11 +50,11 @@ def _text() -> tuple[str, str]:
     except intake.NotUtf8 as error:
         st.error(reading.plain(str(error)), icon=":material/error:")
         if not st.checkbox("Replace what can't be read by �", key="replace_bytes"):
-            return "", upload.name
+            return None, upload.name
         text = intake.read_text(data, replace=True)
     except intake.IntakeError as error:
         st.error(reading.plain(str(error)), icon=":material/error:")
-        return "", upload.name
+        return None, upload.name
     with st.container(border=True, height=230):
         st.text(text[:4000] + ("\n…" if len(text) > 4000 else ""))
     return text, upload.name
@@ -69,8 +70,10 @@ def _model() -> tuple[str, str]:
     return choice, st.text_input(label, key=f"model_{choice}", placeholder=example, bind="query-params").strip()
 
 
-def _counted(text: str, choice: str, name: str) -> str | None:
+def _counted(text: str | None, choice: str, name: str) -> str | None:
     """Say how long the text is for the model; returns the prompt to run, or None after saying why there is none."""
+    if text is None:
+        return None
     try:
         intake.check_text(text)
         intake.check_model(choice, name)
