@@ -38,8 +38,6 @@ def run() -> None:
     known = pages()
     chosen = st.navigation(list(known.values()), position="top")
     session.keep_pages(known)
-    if wanted := session.next_page():
-        session.go_to(wanted)
     try:
         opened = session.current()
     except TraceError as error:

@@ -156,16 +156,10 @@ def _forget_oldest() -> None:
 
 
 def choose_picked_head() -> None:
-    """A callback: show the map of the head that was clicked on the board."""
+    """A callback: show the head that was clicked on the board."""
     picked = st.session_state["head_board"]["picked"]
     if picked:
         st.session_state["layer"], st.session_state["head"] = (int(number) for number in picked)
-        st.session_state["next_page"] = "map"
-
-
-def next_page() -> str | None:
-    """The page that a callback asked for."""
-    return st.session_state.pop("next_page", None)
 
 
 def first_head() -> tuple[int, int]:

@@ -7,6 +7,7 @@ from app import export, parts, reading, session
 from app.components import head_board
 from app.figures import heads as figure
 
+MOST_BESIDE = 12
 NUMBERS = {
     "Density": ("density", True, "exact", "Tiles computed of each head, as a share of its causal tiles. Less is cheaper."),
     "CRA": ("cra", True, "exact", "The worst row's recall of each head (CRA), over every row of the prompt."),
@@ -46,12 +47,29 @@ def page() -> None:
         lambda: export.menu(f"heads_{field}", lambda: _chart(trace, shown), opened, "heads"),
     )
     selected = session.shown_head()
-    head_board(
-        figure.board(values, _text(values, share), _details(trace), selected, trace.kv_heads, shown, share),
-        "head_board",
-        session.choose_picked_head,
-    )
-    parts.go_to("map", f"Open the map of layer {selected[0]}, head {selected[1]}", ":material/grid_on:")
+    beside = trace.heads <= MOST_BESIDE
+    board, picture = st.columns([1.2, 1], gap="medium") if beside else (st.container(), st.container(width=900))
+    with board:
+        head_board(
+            figure.board(values, _text(values, share), _details(trace), selected, trace.kv_heads, shown, share),
+            "head_board",
+            session.choose_picked_head,
+        )
+        if beside:
+            _lists(trace)
+    with picture:
+        _picture(opened, *selected)
+    if not beside:
+        _lists(trace)
+
+
+def _picture(opened, layer, head) -> None:
+    if parts.drawable(opened.trace, layer):
+        parts.show_map(opened, layer, head, "log", True, below=340)
+        parts.go_to("map", f"Open layer {layer}, head {head} in Map, with its columns and slashes", ":material/grid_on:")
+
+
+def _lists(trace) -> None:
     _patterns(trace)
     _dense_layers(trace)
 

@@ -16,7 +16,6 @@ SHOTS = (
     *((page, "dark", (1280, 800)) for page in ("overview", "heads", "map")),
     *((page, scheme, (2560, 1440)) for page in ("overview", "map") for scheme in ("light", "dark")),
 )
-COLOURS = 160
 
 
 def take(folder: Path, demo: Path | None) -> None:
@@ -33,7 +32,11 @@ def take(folder: Path, demo: Path | None) -> None:
                 page.mouse.move(box["x"] + 56 + 0.22 * box["width"], box["y"] + 0.62 * box["height"])
             settle(page)
             page.wait_for_timeout(600)
-            picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+            picture = (
+                Image.open(io.BytesIO(page.screenshot()))
+                .convert("RGB")
+                .quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+            )
             file = folder / f"{page_name}_{scheme}_{width}.png"
             picture.save(file, optimize=True)
             print(f"{file} {file.stat().st_size // 1000} kB")
