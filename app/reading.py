@@ -81,18 +81,19 @@ def footer(trace, layer: int | None = None, head: int | None = None) -> str:
 
 
 def telling_head(trace) -> tuple[int, int]:
-    """The head that a newcomer sees first: of those that keep columns and slashes, the one that computes the fewest tiles.
+    """The head that a newcomer sees first: of those that keep more columns and slashes than are always kept, the sparsest.
 
     Where no head keeps both, one that keeps either; else the one with the fewest tiles.
     """
     if not trace.recorded_layers:
         return 0, 0
-    kept = {
-        (layer, head): bool(len(trace.columns(layer, head))) + bool(len(trace.slashes(layer, head)))
+    always = trace.config.sink_blocks, trace.config.local_blocks
+    chosen = {
+        (layer, head): (len(trace.columns(layer, head)) > always[0]) + (len(trace.slashes(layer, head)) > always[1])
         for layer in trace.recorded_layers
         for head in range(trace.heads)
     }
-    return min(kept, key=lambda place: (-kept[place], trace.density[place]))
+    return min(chosen, key=lambda place: (-chosen[place], trace.density[place]))
 
 
 def kind_of(trace, field: str, otherwise: str) -> str:
