@@ -49,10 +49,10 @@ function paintWeights(map) {
 }
 
 function hatch(context, colour) {
-  const tile = new OffscreenCanvas(6, 6), pen = tile.getContext("2d");
+  const tile = new OffscreenCanvas(8, 8), pen = tile.getContext("2d");
   pen.strokeStyle = colour;
   pen.lineWidth = 1.2;
-  for (const shift of [-6, 0, 6]) { pen.moveTo(shift, 6); pen.lineTo(shift + 6, 0); }
+  for (const shift of [-8, 0, 8]) { pen.moveTo(shift, 8); pen.lineTo(shift + 8, 0); }
   pen.stroke();
   return context.createPattern(tile, "repeat");
 }
@@ -144,11 +144,11 @@ class MapView {
         if (open(i, j + 1)) { edges.moveTo(x1, y0); edges.lineTo(x1, y1); }
       }
     }
-    context.globalAlpha = 0.34;
+    context.globalAlpha = 0.14;
     context.fillStyle = dropped;
     context.fill(missing);
-    context.globalAlpha = 0.55;
-    if (size >= 4) { context.fillStyle = stripes; context.fill(missing); }
+    context.globalAlpha = 0.45;
+    if (size >= 2) { context.fillStyle = stripes; context.fill(missing); }
     context.globalAlpha = 1;
     context.strokeStyle = kept;
     context.lineWidth = size >= 8 ? 1.75 : 1;

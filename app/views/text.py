@@ -116,7 +116,11 @@ def _progress() -> None:
         with st.container(horizontal=True, vertical_alignment="center"):
             if st.button("Cancel", icon=":material/stop_circle:", disabled=job.cancel.is_set()):
                 job.cancel.set()
-            st.caption("Stopping." if job.cancel.is_set() else "The other pages stay usable. Closing this tab stops the work.")
+            st.caption(
+                "Stopping: the layer being computed is finished first."
+                if job.cancel.is_set()
+                else "The other pages stay usable. Closing this tab stops the work."
+            )
 
 
 def _outcome() -> None:

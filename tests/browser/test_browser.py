@@ -13,7 +13,7 @@ from sampleattn.trace import Trace
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")]
 LOCAL = ("http://127.0.0.1", "file:", "data:", "blob:")
-TEXT = "\n".join(f"def function_{i}(value):\n    return value * {i} + function_{i // 2}(value)\n" for i in range(60))
+TEXT = "\n".join(f"def function_{i}(value):\n    return value * {i} + function_{i // 2}(value)\n" for i in range(24))
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +176,7 @@ def test_own_text_is_recorded_cancelled_and_shown(page, url):
     page.get_by_role("link", name="Map").click()
     page.locator(MAP).wait_for()
     page.get_by_role("link", name="Use my text").click()
-    page.get_by_text("Recorded in").wait_for(timeout=150_000)
+    page.get_by_text("Recorded in").wait_for(timeout=240_000)
     page.locator(MAP).wait_for()
     assert page.get_by_text("typed text").first.is_visible() and "trace=" in page.url
     page.reload()
