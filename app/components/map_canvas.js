@@ -144,10 +144,10 @@ class MapView {
         if (open(i, j + 1)) { edges.moveTo(x1, y0); edges.lineTo(x1, y1); }
       }
     }
-    context.globalAlpha = 0.14;
+    context.globalAlpha = 0.18;
     context.fillStyle = dropped;
     context.fill(missing);
-    context.globalAlpha = 0.45;
+    context.globalAlpha = 0.6;
     if (size >= 2) { context.fillStyle = stripes; context.fill(missing); }
     context.globalAlpha = 1;
     context.strokeStyle = kept;
