@@ -37,19 +37,38 @@ def analyse(
     query, output [1, H, N, D]; key, value [1, Hkv, N, D] of a plain causal prefill; output is the dense attention's.
     pin: keep q, k and lse. tick is called with the share done, and may raise to stop.
     """
-    start = time.perf_counter()
-    sparse, selection = sample_attention(query, key, value, config, scale=scale, return_selection=True)
+    clock = _Clock(query.device)
+    sparse, selection = sample_attention(
+        query, key, value, config, scale=scale, return_selection=True, on_stage=clock.lap
+    )
     error = _relative_error(sparse[0], output[0])
     del sparse
-    middle = time.perf_counter()
     one_pass = _OnePass(query[0], key[0], selection, config, scale)
     one_pass.run(tick)
     arrays = one_pass.arrays() | _selected(selection) | {"output_error": _numpy(error)}
     if pin:
         kept = torch.float32 if query.dtype in (torch.float32, torch.float64) else torch.float16
         arrays |= {"q": _numpy(query[0].to(kept)), "k": _numpy(key[0].to(kept)), "lse": _numpy(one_pass.lse)}
-    seconds = {"sample_attention": middle - start, "analysis": time.perf_counter() - middle}
-    return arrays, label_heads(one_pass.mean_tiles()), seconds
+    clock.lap("analysis")
+    return arrays, label_heads(one_pass.mean_tiles()), clock.seconds
+
+
+class _Clock:
+    """Seconds of stages that follow each other on a device."""
+
+    def __init__(self, device):
+        self.device, self.seconds = device, {}
+        self.last = self._now()
+
+    def lap(self, stage: str) -> None:
+        now = self._now()
+        self.seconds[stage] = now - self.last
+        self.last = now
+
+    def _now(self):
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
 
 
 class _OnePass:

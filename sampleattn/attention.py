@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 from sampleattn import backends
@@ -21,11 +23,13 @@ def sample_attention(
     scale: float | None = None,
     padding: Tensor | None = None,
     return_selection: bool = False,
+    on_stage: Callable[[str], None] = lambda stage: None,
 ) -> Tensor | tuple[Tensor, Selection]:
     """Causal attention over the tiles that the sampled rows ask for.
 
     q [B, Hq, Nq, D]; k [B, Hkv, Nk, D]; v [B, Hkv, Nk, Dv]; Hq a multiple of Hkv, Nq <= Nk, queries right-aligned to the keys.
     scale: factor of q.k, D**-0.5 by default. padding: bool [B, Nk], True for real tokens, contiguous in each batch row.
+    on_stage: called with "sampling", "filtering" and "sparse_attention" as each is done (queued, on a GPU), for timing.
     Returns out [B, Hq, Nq, Dv] in q's dtype (0 in padding), and the Selection if asked for.
     Raises TypeError or ValueError for inputs that don't fit, before any work.
     """
@@ -41,6 +45,9 @@ def sample_attention(
     ops = backends.twins(backends.resolve(config.backend, q.device, q.dtype, config.block_size))
     rows = sampled_rows(grid, config)
     masses, _ = ops.sampled_tile_masses(q, k, rows, scale, real, config.block_size)
+    on_stage("sampling")
     selection = select(masses, rows, grid, config)
+    on_stage("filtering")
     out, _ = ops.block_sparse_attention(q, k, v, selection.block_mask, scale, real, config.block_size)
+    on_stage("sparse_attention")
     return (out, selection) if return_selection else out

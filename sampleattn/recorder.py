@@ -153,8 +153,6 @@ class _Recording:
         whole = time.perf_counter() - start
         self.timings[f"{name}_run_s"] = whole - self.observing_s
         self.timings[f"{name}_attention_s"] = self.attention_s[name]
-        if name == "dense":
-            self.timings["analysis_s"] = self.observing_s
         return result
 
     def _timed(self, name, decode, *args):
@@ -190,6 +188,8 @@ class _Recording:
             pin=call.layer in self.pinned and call.query.shape[-1] == self.writer.meta["model"]["head_dim"],
             tick=lambda share: self._tick(self._dense_share(call.layer, share), f"dense run: layer {call.layer}"),
         )
+        for stage, spent in stages.items():
+            self.timings[f"{stage}_s"] = self.timings.get(f"{stage}_s", 0.0) + spent
         self.writer.write_layer(call.layer, arrays, {"labels": labels, "seconds": seconds | stages, "scale": call.scale})
 
     def _dense_share(self, layer, share):

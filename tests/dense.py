@@ -22,7 +22,8 @@ def cells(block_mask, nq, nk, block=128):
 
 
 def planted(n, columns=(), slashes=(), heads=2, kv_heads=1, strength=120.0, batch=1, seed=0, dtype=torch.float32):
-    """q, k, v whose attention goes to the token `columns` and to the distances `slashes`, in equal parts, and hardly elsewhere (plant column 0, a sink, so that every row has a target).
+    """q, k, v whose attention goes to the token `columns` and to the distances `slashes`, in equal parts, and hardly
+    elsewhere. Plant column 0, a sink, so that every row has a target.
 
     Each column is a direction that all queries share; distances use a rotary-like code of the position.
     """

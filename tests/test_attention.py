@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sampleattn import SampleAttentionConfig, sample_attention
+from sampleattn.config import SAMPLINGS, SCOPES, SELECTIONS
 
 EVERY_KIND = [
     dict(selection=selection, sampling=sampling, scope=scope)
-    for selection, sampling, scope in itertools.product(("joint", "independent", "window"), ("spread", "tail"), ("head", "segment"))
+    for selection, sampling, scope in itertools.product(SELECTIONS, SAMPLINGS, SCOPES)
 ]
 
 
@@ -140,6 +141,12 @@ def test_joint_keeps_the_target_on_the_sampled_rows():
     assert selection.density.max() < 1
 
 
+def test_stages_are_told_in_order():
+    stages = []
+    sample_attention(*inputs(300, 300), SampleAttentionConfig(dense_below=0), on_stage=stages.append)
+    assert stages == ["sampling", "filtering", "sparse_attention"]
+
+
 def test_batch_rows_do_not_influence_each_other():
     q, k, v = inputs(700, 700, batch=2, dtype=torch.float32)
     config = SampleAttentionConfig(cra=0.8, dense_below=0)
@@ -182,7 +189,8 @@ def peak(n):
         while not done.wait(0.002):
             most = max(most, rss())
     thread = threading.Thread(target=watch); thread.start()
-    sample_attention(q, k, v, SampleAttentionConfig(selection="window", window_ratio=512 / n, alpha_columns=1e-6, sampling="tail"))
+    config = SampleAttentionConfig(selection="window", window_ratio=512 / n, alpha_columns=1e-6, sampling="tail")
+    sample_attention(q, k, v, config)
     done.set(); thread.join()
     return most - before
 peak(4096)

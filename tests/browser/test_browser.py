@@ -173,6 +173,7 @@ def test_own_text_is_recorded_cancelled_and_shown(page, url):
     page.get_by_role("button", name="Cancel").click()
     page.get_by_text("What was open stays open").wait_for(timeout=90_000)
     page.get_by_role("button", name="Run").click()
+    page.get_by_role("button", name="Cancel").wait_for()
     page.get_by_role("link", name="Map").click()
     page.locator(MAP).wait_for()
     page.get_by_role("link", name="Use my text").click()
