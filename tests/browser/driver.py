@@ -49,7 +49,11 @@ def app(cwd: Path, demo: Path | None = None):
         yield url
     finally:
         os.killpg(process.pid, signal.SIGTERM)
-        process.wait(10)
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def _wait_for(url, process, cwd):
