@@ -38,9 +38,12 @@ def analyse(
     pin: keep q, k and lse. tick is called with the share done, and may raise to stop.
     """
     clock = _Clock(query.device)
-    sparse, selection = sample_attention(
-        query, key, value, config, scale=scale, return_selection=True, on_stage=clock.lap
-    )
+
+    def stage_done(stage):
+        clock.lap(stage)
+        tick(0.0)
+
+    sparse, selection = sample_attention(query, key, value, config, scale, return_selection=True, on_stage=stage_done)
     error = _relative_error(sparse[0], output[0])
     del sparse
     one_pass = _OnePass(query[0], key[0], selection, config, scale)

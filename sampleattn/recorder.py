@@ -239,7 +239,7 @@ class _Recording:
         self._check()
         if self.progress is not None:
             elapsed = time.perf_counter() - self.started
-            self.progress(share, text, elapsed * (1 - share) / share if share > 0.01 else None)
+            self.progress(share, text, elapsed * (1 - share) / share if share >= DENSE_SHARE / self.layers else None)
 
 
 def tokenise(tokenizer, text: str, context: int | None, max_tokens: int | None = None):

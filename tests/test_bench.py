@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from sampleattn import SampleAttentionConfig, bench
+from sampleattn.planted import SHARES, planted
 
 SIZE = {"heads": 4, "kv_heads": 2, "head_dim": 64, "density": 0.3, "dtype": torch.float32, "device": "cpu"}
 
@@ -19,7 +20,7 @@ def tile_masses(x):
 
 @pytest.mark.parametrize(("length", "head_dim"), [(4096, 64), (3500, 128)])
 def test_the_planted_mass_is_where_it_should_be(length, head_dim):
-    x = bench.planted(length, **SIZE | {"head_dim": head_dim})
+    x = planted(length, **SIZE | {"head_dim": head_dim})
     recall = (tile_masses(x) * x.mask[0].repeat_interleave(128, 1)[:, :length]).sum(-1)
     expected = x.mass.repeat_interleave(2, 0)
     assert recall.mean() == pytest.approx(float(expected.mean()), abs=0.01)
@@ -29,20 +30,20 @@ def test_the_planted_mass_is_where_it_should_be(length, head_dim):
 
 def test_planted_pieces_carry_their_shares():
     """Of the last rows' mass: the sink token, the column tokens (those of the rows that see them all) and one slash token."""
-    x = bench.planted(4096, **SIZE)
+    x = planted(4096, **SIZE)
     rows, keys = x.q[0, 0, -200:], x.k[0, 0]
     future = torch.arange(4096) > torch.arange(3896, 4096)[:, None]
     weights = (rows @ keys.T * rows.shape[-1] ** -0.5).masked_fill(future, -torch.inf).softmax(-1)
     sink, columns = keys[:, 0] > 0, keys[:, 1] > 0
     assert sink.sum() == 1 and columns.sum() > 1
-    assert weights[:, sink].sum(-1).mean() == pytest.approx(bench.SHARES["sink"], abs=0.02)
-    assert weights[:, columns].sum(-1).mean() == pytest.approx(bench.SHARES["columns"], abs=0.02)
-    assert weights[:, ~(sink | columns)].amax(-1).median() == pytest.approx(bench.SHARES["slash"], abs=0.02)
+    assert weights[:, sink].sum(-1).mean() == pytest.approx(SHARES["sink"], abs=0.02)
+    assert weights[:, columns].sum(-1).mean() == pytest.approx(SHARES["columns"], abs=0.02)
+    assert weights[:, ~(sink | columns)].amax(-1).median() == pytest.approx(SHARES["slash"], abs=0.02)
 
 
 def test_what_was_planted_is_detected():
     line = bench.detection(4096, 4, 2, 64, 0.25, torch.float32, "cpu")
-    x = bench.planted(4096, 4, 2, 64, 0.25, torch.float32)
+    x = planted(4096, 4, 2, 64, 0.25, torch.float32)
     from sampleattn import sample_attention
 
     _, selection = sample_attention(x.q, x.k, x.v, SampleAttentionConfig(dense_below=0), return_selection=True)
@@ -51,15 +52,15 @@ def test_what_was_planted_is_detected():
 
 
 def test_planting_is_repeatable_and_says_what_does_not_fit():
-    a, b = bench.planted(700, **SIZE), bench.planted(700, **SIZE)
+    a, b = planted(700, **SIZE), planted(700, **SIZE)
     assert torch.equal(a.q, b.q) and torch.equal(a.v, b.v) and torch.equal(a.mask, b.mask)
     with pytest.raises(ValueError, match="head_dim is too small"):
-        bench.planted(4096, **SIZE | {"head_dim": 8})
+        planted(4096, **SIZE | {"head_dim": 8})
 
 
 @pytest.mark.parametrize("length", [1, 127, 129, 300])
 def test_short_planted_inputs(length):
-    x = bench.planted(length, **SIZE)
+    x = planted(length, **SIZE)
     assert x.q.isfinite().all() and x.k.isfinite().all() and x.mask.shape[-1] == -(-length // 128)
 
 
