@@ -37,7 +37,6 @@ COLUMNS = (*WHERE, *WHAT, "median_ms", "p20_ms", "p80_ms", "tflops")
 Progress = Callable[[float, str], None]
 
 
-
 def time_call(
     fn: Callable[[], object], device, seconds: float = 0.5, least: int = 5, most: int = 50
 ) -> tuple[float, float, float]:
