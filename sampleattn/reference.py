@@ -37,11 +37,9 @@ def sampled_tile_masses(
         scores = logits(picked, k[:, :, :seen], scale)
         position = torch.where(chunk < 0, -1, chunk + nk - nq)
         scores.masked_fill_(~_visible(position, torch.arange(seen, device=q.device), key_range), -torch.inf)
-        row_lse = torch.logsumexp(scores, -1)
-        weights = scores.sub_(_finite(row_lse)[..., None]).exp_()
-        weights = F.pad(weights, (0, -seen % block_size)).unflatten(-1, (-1, block_size)).sum(-1)
-        masses[:, :, part, : weights.shape[-1]] = weights
-        lse[:, :, part] = row_lse
+        weights, total, lse[:, :, part] = _exponentials(scores)
+        tiles = F.pad(weights, (0, -seen % block_size)).unflatten(-1, (-1, block_size)).sum(-1)
+        masses[:, :, part, : tiles.shape[-1]] = tiles / total
     return masses, lse
 
 
@@ -77,13 +75,15 @@ def block_sparse_attention(
         rows = slice(i * block_size, min((i + 1) * block_size, nq))
         position = torch.arange(rows.start, rows.stop, device=q.device) + nk - nq
         columns = (index[:, None] * block_size + within).flatten()
-        visible = _visible(position[None], columns, None if key_range is None else key_range[b : b + 1])[0, 0]
         scores = logits(q[b, h, rows][None, None], keys[b, h // group, index].flatten(0, 1)[None, None], scale)[0, 0]
-        scores.masked_fill_(~visible, -torch.inf)
-        row_lse = torch.logsumexp(scores, -1)
-        weights = scores.sub_(_finite(row_lse)[:, None]).exp_()
-        out[b, h, rows] = (weights @ values[b, h // group, index].flatten(0, 1)).to(out.dtype)
-        lse[b, h, rows] = row_lse
+        if key_range is None:
+            whole = int((index < (rows.start + nk - nq + 1) // block_size).sum()) * block_size  # columns of tiles that every row sees whole
+            visible = _visible(position[None], columns[whole:], None)[0, 0]
+        else:
+            whole, visible = 0, _visible(position[None], columns, key_range[b : b + 1])[0, 0]
+        scores[:, whole:].masked_fill_(~visible, -torch.inf)
+        weights, total, lse[b, h, rows] = _exponentials(scores)
+        out[b, h, rows] = (weights @ values[b, h // group, index].flatten(0, 1) / total).to(out.dtype)
     return out, lse
 
 
@@ -120,9 +120,9 @@ def dense_attention(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None,
         position = torch.arange(part.start, part.stop, device=q.device) + nk - nq
         visible = _visible(position[None], torch.arange(seen, device=q.device), key_range)
         scores = logits(q[:, :, part], k[:, :, :seen], scale).masked_fill_(~visible, -torch.inf)
-        weights = torch.exp(scores - _finite(torch.logsumexp(scores, -1))[..., None])
+        weights, total, _ = _exponentials(scores)
         grouped = weights.unflatten(1, (-1, group)).flatten(2, 3)
-        out[:, :, part] = (grouped @ v[:, :, :seen]).unflatten(2, (group, -1)).flatten(1, 2).to(out.dtype)
+        out[:, :, part] = ((grouped @ v[:, :, :seen]).unflatten(2, (group, -1)).flatten(1, 2) / total).to(out.dtype)
     return out
 
 
@@ -146,8 +146,15 @@ def _visible(position: Tensor, keys: Tensor, key_range: Tensor | None) -> Tensor
     return visible[:, None]
 
 
-def _finite(lse: Tensor) -> Tensor:
-    return lse.masked_fill(lse == -torch.inf, 0)
+def _exponentials(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """In place: exp(scores - their maximum), its sum (1 for a row without a key) [..., 1], and the logsumexp [...]."""
+    if scores.shape[-1] == 0:
+        return scores, scores.new_ones(*scores.shape[:-1], 1), scores.new_full(scores.shape[:-1], -torch.inf)
+    top = scores.amax(-1, keepdim=True)
+    top = top.masked_fill(top == -torch.inf, 0)
+    weights = scores.sub_(top).exp_()
+    total = weights.sum(-1, keepdim=True)
+    return weights, total.masked_fill(total == 0, 1), (top + total.log())[..., 0]
 
 
 def _chunks(rows: int, bytes_per_row: int) -> Iterator[slice]:
