@@ -77,7 +77,8 @@ def block_sparse_attention(
         columns = (index[:, None] * block_size + within).flatten()
         scores = logits(q[b, h, rows][None, None], keys[b, h // group, index].flatten(0, 1)[None, None], scale)[0, 0]
         if key_range is None:
-            whole = int((index < (rows.start + nk - nq + 1) // block_size).sum()) * block_size  # columns of tiles that every row sees whole
+            tiles_seen_whole = int((index < (rows.start + nk - nq + 1) // block_size).sum())
+            whole = tiles_seen_whole * block_size
             visible = _visible(position[None], columns[whole:], None)[0, 0]
         else:
             whole, visible = 0, _visible(position[None], columns, key_range[b : b + 1])[0, 0]
