@@ -9,6 +9,14 @@ ATTENTION = {
     "dense_attention": "dense attention",
     "sparse_run_attention": "attention in the sparse run",
 }
+WHAT = {
+    "dense": "dense attention",
+    "stage_1": "stage 1: sampled tile masses",
+    "selection": "stage 2: choice of tiles",
+    "sparse_forward": "sparse attention",
+    "sample_attention": "the whole method",
+    "row_logsumexp": "logsumexp of every row",
+}
 COLUMNS = {
     "what": "what",
     "implementation": "implementation",
@@ -46,7 +54,8 @@ def work(length: int):
         from sampleattn import bench
 
         rows = bench.time_here(length, progress=job.progress, cancelled=job.cancel.is_set)
-        return {title: [row[name] for row in rows] for name, title in COLUMNS.items()}
+        table = {title: [row[name] for row in rows] for name, title in COLUMNS.items()}
+        return table | {"what": [WHAT.get(what, what) for what in table["what"]]}
 
     return time_it
 

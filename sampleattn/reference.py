@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CHUNK_BYTES = 1 << 26
+CHUNK_BYTES = 1 << 23  # larger ones leave the cache of a CPU and are twice as slow (notes/study.md)
 
 
 def sampled_tile_masses(
@@ -56,36 +56,34 @@ def block_sparse_attention(
 
     q [B, Hq, Nq, D]; k [B, Hkv, Nk, D]; v [B, Hkv, Nk, Dv]; block_mask bool [B, Hq, query blocks, key blocks].
     Returns out [B, Hq, Nq, Dv] in q's dtype and the logsumexp over the kept keys, fp32 [B, Hq, Nq]. A row without a kept key
-    gives 0 and -inf.
+    gives 0 and -inf. Query blocks of all heads are worked through together, those with about as many tiles side by side.
     """
     batch, heads, nq, _ = q.shape
-    nk, group = k.shape[2], heads // k.shape[1]
-    out = q.new_empty(batch, heads, nq, v.shape[-1])
-    q = _compute(q)
-    lse = q.new_empty(batch, heads, nq)
-    key_blocks = block_mask.shape[-1]
-    pad = (0, 0, 0, key_blocks * block_size - nk)
-    keys = F.pad(_compute(k), pad).unflatten(2, (key_blocks, block_size))
-    values = F.pad(_compute(v), pad).unflatten(2, (key_blocks, block_size))
+    nk, group, key_blocks = k.shape[2], heads // k.shape[1], block_mask.shape[-1]
+    queries, keys, values = (_blocks(_compute(x), block_size) for x in (q, k, v))
+    queries = queries * (q.shape[-1] ** -0.5 if scale is None else scale)
+    out = queries.new_zeros(*queries.shape[:-1], v.shape[-1])
+    lse = queries.new_full(queries.shape[:-1], -torch.inf)
     within = torch.arange(block_size, device=q.device)
-    counts = block_mask.sum(-1).flatten().tolist()
-    kept = block_mask.nonzero()[:, -1].split(counts)
-    for n, index in enumerate(kept):
-        b, h, i = n // (heads * block_mask.shape[2]), n // block_mask.shape[2] % heads, n % block_mask.shape[2]
-        rows = slice(i * block_size, min((i + 1) * block_size, nq))
-        position = torch.arange(rows.start, rows.stop, device=q.device) + nk - nq
-        columns = (index[:, None] * block_size + within).flatten()
-        scores = logits(q[b, h, rows][None, None], keys[b, h // group, index].flatten(0, 1)[None, None], scale)[0, 0]
-        if key_range is None:
-            tiles_seen_whole = int((index < (rows.start + nk - nq + 1) // block_size).sum())
-            whole = tiles_seen_whole * block_size
-            visible = _visible(position[None], columns[whole:], None)[0, 0]
-        else:
-            whole, visible = 0, _visible(position[None], columns, key_range[b : b + 1])[0, 0]
-        scores[:, whole:].masked_fill_(~visible, -torch.inf)
-        weights, total, lse[b, h, rows] = _exponentials(scores)
-        out[b, h, rows] = (weights @ values[b, h // group, index].flatten(0, 1) / total).to(out.dtype)
-    return out, lse
+    counts = block_mask.sum(-1)
+    kept = block_mask.to(torch.uint8).argsort(dim=-1, descending=True, stable=True)  # the kept key blocks first, ascending
+    order = counts.flatten().argsort(descending=True, stable=True)[: int((counts > 0).sum())]
+    while len(order):
+        most = int(counts.view(-1)[order[0]])
+        chunk, order = order.tensor_split([max(CHUNK_BYTES // (4 * most * block_size**2), 1)])
+        b, h, i = torch.unravel_index(chunk, counts.shape)
+        filled_up = torch.arange(most, device=q.device) >= counts[b, h, i][:, None]
+        tiles = kept[b, h, i, :most].masked_fill(filled_up, key_blocks)  # a tile after the last, which no row sees
+        row = i[:, None] * block_size + within + nk - nq
+        whole = 0 if key_range is not None else int((tiles < (row[:, :1] + 1) // block_size).sum(-1).min())
+        column = (tiles[:, whole:, None] * block_size + within).flatten(1)
+        visible = _visible(row, column[:, None], key_range if key_range is None else key_range[b])[:, 0]
+        place = b[:, None], h[:, None] // group, tiles.clamp_max(key_blocks - 1)
+        scores = queries[b, h, i] @ keys[place].flatten(1, 2).mT
+        scores[..., whole * block_size :].masked_fill_(~visible, -torch.inf)
+        weights, total, lse[b, h, i] = _exponentials(scores)
+        out[b, h, i] = weights @ values[place].flatten(1, 2) / total
+    return out.flatten(2, 3)[:, :, :nq].to(q.dtype), lse.flatten(2, 3)[:, :, :nq]
 
 
 def row_logsumexp(q: Tensor, k: Tensor, scale: float | None = None, key_range: Tensor | None = None) -> Tensor:
@@ -127,6 +125,11 @@ def dense_attention(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None,
     return out
 
 
+def _blocks(x: Tensor, block_size: int) -> Tensor:
+    """x [B, H, N, D] as blocks [B, H, blocks, block_size, D], the last one filled up with zeros."""
+    return F.pad(x, (0, 0, 0, -x.shape[2] % block_size)).unflatten(2, (-1, block_size))
+
+
 def _compute(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
@@ -139,7 +142,7 @@ def logits(q: Tensor, k: Tensor, scale: float | None) -> Tensor:
 
 
 def _visible(position: Tensor, keys: Tensor, key_range: Tensor | None) -> Tensor:
-    """bool [B or 1, 1, rows, keys]: key at or before the row's position [B or 1, rows], and both real."""
+    """bool [B or 1, 1, rows, keys]: keys [keys] or [B, 1, keys] at or before the rows' position [B or 1, rows], and both real."""
     visible = keys <= position[..., None]
     if key_range is not None:
         start, end = key_range[:, :1, None], key_range[:, 1:, None]
