@@ -120,7 +120,7 @@ def _patterns(trace) -> None:
             if label:
                 counts.setdefault(reading.visible(label), []).append(f"{layer}.{head}")
     if counts:
-        st.markdown("**Patterns** of the heads (layer.head), told from their sampled tile masses")
+        st.markdown("**Patterns** of the heads (layer.head), told from the tile masses of all rows (exact)")
         ordered = sorted(counts.items(), key=lambda item: -len(item[1]))
         st.dataframe(
             {
