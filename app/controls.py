@@ -15,6 +15,8 @@ HELP = {
     "sums (MLSys 2025). window: a local window and columns (arXiv v1).",
     "cra": "The share of its dense attention that a row shall keep: an aim for the sampled rows, no guarantee for the worst row.",
     "sampling": "spread: rows evenly over the prompt. tail: the last rows of each segment (the paper).",
+    "sampling_margin": "More than the target is asked of the sampled rows, because the choice fits them better than the others: "
+    "(1 - target) x margin / sqrt(sampled rows) more.",
     "dense_below": "Shorter prompts run dense: choosing tiles would not pay.",
 }
 
@@ -48,7 +50,10 @@ def _more(selection) -> dict:
         "last_blocks": _number(three, "last_blocks", "Last query blocks", 0, 64),
         "dense_below": _number(one, "dense_below", "Dense below (tokens)", 0, 1 << 20),
     }
-    if selection != "joint":
+    values["max_sampled_rows"] = _number(two, "max_sampled_rows", "Most rows sampled", 1, 1 << 20)
+    if selection == "joint":
+        values["sampling_margin"] = _number(three, "sampling_margin", "Sampling margin", 0.0, 100.0, 0.5)
+    else:
         values["alpha_columns"] = share(two, "alpha_columns", "Columns' share (target if empty)")
     if selection == "independent":
         values["alpha_slashes"] = share(three, "alpha_slashes", "Slashes' share (target if empty)")
