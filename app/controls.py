@@ -15,6 +15,9 @@ HELP = {
     "sums (MLSys 2025). window: a local window and columns (arXiv v1).",
     "cra": "The share of its dense attention that a row shall keep: an aim for the sampled rows, no guarantee for the worst row.",
     "sampling": "spread: rows evenly over the prompt. tail: the last rows of each segment (the paper).",
+    "segments": "Equal parts of the prompt; the length decides if empty.",
+    "alpha_columns": "The share of the sampled mass that columns keep; the target if empty.",
+    "alpha_slashes": "The share of the sampled mass that slashes keep; the target if empty.",
     "sampling_margin": "More than the target is asked of the sampled rows, because the choice fits them better than the others: "
     "(1 - target) x margin / sqrt(sampled rows) more.",
     "dense_below": "Shorter prompts run dense: choosing tiles would not pay.",
@@ -44,7 +47,7 @@ def _more(selection) -> dict:
     values = {
         "sample_ratio": share(one, "sample_ratio", "Share of rows sampled"),
         "scope": _choice(two.selectbox, "scope", "Chosen per", SCOPES),
-        "segments": _number(three, "segments", "Segments (automatic if empty)", 1, 4096),
+        "segments": _number(three, "segments", "Segments", 1, 4096),
         "sink_blocks": _number(one, "sink_blocks", "Sink blocks", 0, 64),
         "local_blocks": _number(two, "local_blocks", "Local blocks", 1, 64),
         "last_blocks": _number(three, "last_blocks", "Last query blocks", 0, 64),
@@ -54,9 +57,9 @@ def _more(selection) -> dict:
     if selection == "joint":
         values["sampling_margin"] = _number(three, "sampling_margin", "Sampling margin", 0.0, 100.0, 0.5)
     else:
-        values["alpha_columns"] = share(two, "alpha_columns", "Columns' share (target if empty)")
+        values["alpha_columns"] = share(two, "alpha_columns", "Columns' share")
     if selection == "independent":
-        values["alpha_slashes"] = share(three, "alpha_slashes", "Slashes' share (target if empty)")
+        values["alpha_slashes"] = share(three, "alpha_slashes", "Slashes' share")
     if selection == "window":
         values["window_ratio"] = share(three, "window_ratio", "Window (share of the prompt)")
     return values
@@ -73,5 +76,5 @@ def _share(place, name, label) -> float:
 def _number(place, name, label, least, most, step=None):
     form = "%.3g" if isinstance(least, float) else None
     return place.number_input(
-        label, least, most, DEFAULTS[name], step, form, name, bind="query-params", help=HELP.get(name), placeholder="automatic"
+        label, least, most, DEFAULTS[name], step, form, name, bind="query-params", help=HELP.get(name), placeholder="auto"
     )
