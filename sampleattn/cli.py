@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import shutil
@@ -117,6 +118,7 @@ def _record(args, parser) -> int:
         shutil.rmtree(partial)
     except BaseException as error:
         if not (partial / "meta.json").is_file():
+            shutil.rmtree(partial, ignore_errors=True)
             raise
         if isinstance(error, KeyboardInterrupt):
             print(f"\nstopped; what was recorded so far is in {partial}", file=sys.stderr)
@@ -175,11 +177,14 @@ def _read_prompt(name):
 
 
 def _partial_folder(out: Path) -> Path:
-    """Where the trace grows until it is complete. What an earlier, unfinished recording to this name left is removed."""
-    partial = out.with_name(out.name + ".partial")
-    if (partial / "meta.json").is_file():
-        shutil.rmtree(partial)
-    return partial
+    """A new folder where the trace grows until it is complete, beside what earlier or other recordings to this name left."""
+    for n in itertools.count(1):
+        partial = out.with_name(out.name + ".partial" + (f".{n}" if n > 1 else ""))
+        try:
+            partial.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return partial
 
 
 def _show(args, parser) -> int:

@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -105,10 +104,15 @@ def test_an_existing_trace_is_replaced_only_by_force(model_folder, prompt, tmp_p
     assert Trace.load(tmp_path / "t").meta["model"]["name"] == "synthetic"
     assert cli.main([str(arg) for arg in (*base, "--force")]) == 0
     assert Trace.load(tmp_path / "t").meta["model"]["name"] == "tiny"
-    shutil.copytree(tmp_path / "t", tmp_path / "u.partial")
-    capsys.readouterr()
-    assert cli.main([str(arg) for arg in (*base[:-1], tmp_path / "u")]) == 0
-    assert not (tmp_path / "u.partial").exists()
+
+
+def test_what_another_recording_to_the_same_name_left_is_not_touched(model_folder, prompt, tmp_path):
+    write_synthetic_trace(tmp_path / "t.partial", layers=1, heads=2, tokens=50)
+    arguments = ("record", "--prompt-file", prompt, "--quiet", "--model", model_folder, "--cut", "100", "--out", tmp_path / "t")
+    assert cli.main([str(arg) for arg in arguments]) == 0
+    assert Trace.load(tmp_path / "t").meta["model"]["name"] == "tiny"
+    assert Trace.load(tmp_path / "t.partial").meta["model"]["name"] == "synthetic"
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith("t")) == ["t", "t.partial"]
 
 
 @pytest.mark.parametrize(
