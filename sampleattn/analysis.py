@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import numpy as np
 import torch
@@ -29,13 +29,14 @@ def analyse(
     output: Tensor,
     config: SampleAttentionConfig,
     scale: float,
-    pin: bool = False,
+    pin: Collection[int] = (),
     tick: Callable[[float], None] = lambda share: None,
-) -> tuple[dict[str, np.ndarray], list[str], dict[str, float]]:
-    """The arrays of a layer's file (see `trace_format.LAYER_ARRAYS`), the heads' labels, and the seconds of each stage.
+) -> tuple[dict[str, np.ndarray], list[str], dict[str, float], dict[int, dict[str, np.ndarray]]]:
+    """The arrays of a layer's file (see `trace_format.LAYER_ARRAYS`), the heads' labels, the seconds of each stage, and the pins.
 
     query, output [1, H, N, D]; key, value [1, Hkv, N, D] of a plain causal prefill; output is the dense attention's.
-    pin: keep q, k and lse. tick is called with the share done, and may raise to stop.
+    pin: the heads whose q, lse and k are kept, as `TraceWriter.write_pin` takes them. tick is called with the share done, and may
+    raise to stop.
     """
     clock = _Clock(query.device)
 
@@ -49,11 +50,16 @@ def analyse(
     one_pass = _OnePass(query[0], key[0], selection, config, scale)
     one_pass.run(tick)
     arrays = one_pass.arrays() | _selected(selection) | {"output_error": _numpy(error)}
-    if pin:
-        kept = torch.float32 if query.dtype in (torch.float32, torch.float64) else torch.float16
-        arrays |= {"q": _numpy(query[0].to(kept)), "k": _numpy(key[0].to(kept)), "lse": _numpy(one_pass.lse)}
+    pins = {head: pinned(query, key, one_pass.lse, head) for head in pin}
     clock.lap("analysis")
-    return arrays, label_heads(one_pass.mean_tiles()), clock.seconds
+    return arrays, label_heads(one_pass.mean_tiles()), clock.seconds, pins
+
+
+def pinned(query: Tensor, key: Tensor, lse: Tensor, head: int) -> dict[str, np.ndarray]:
+    """What pinning a head keeps: q, k [N, D] (float32 if the model ran in it, else float16) and lse [N]. lse [H, N]"""
+    kept = torch.float32 if query.dtype in (torch.float32, torch.float64) else torch.float16
+    kv_head = head // (query.shape[1] // key.shape[1])
+    return {"q": _numpy(query[0, head].to(kept)), "lse": _numpy(lse[head]), "k": _numpy(key[0, kv_head].to(kept))}
 
 
 class _Clock:

@@ -1,4 +1,4 @@
-"""The command line: python -m sampleattn record | show | bench. Torch is imported only once there is something to run."""
+"""The command line: python -m sampleattn record | pin | show | bench. Torch is imported only once there is something to run."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
 def _parser(with_bench: bool) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m sampleattn", description="SampleAttention: record, look at and time it.")
     parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(required=True, metavar="record | show | bench")
+    commands = parser.add_subparsers(required=True, metavar="record | pin | show | bench")
 
     record = commands.add_parser("record", help="run a prompt dense and sparse, and write a trace")
     record.set_defaults(run=_record)
@@ -56,11 +56,22 @@ def _parser(with_bench: bool) -> argparse.ArgumentParser:
     record.add_argument("--device", help="cpu, cuda, cuda:1 (default: cuda if there is one)")
     record.add_argument("--dtype", choices=DTYPES, help="default: float32 on a CPU, else the model's own")
     record.add_argument("--pin-layers", type=_layers, default=(), metavar="0,3", help="layers to keep q and k of (exact windows)")
+    record.add_argument("--pin-heads", type=_heads, default=(), metavar="3.1,4.0", help="the same of single heads: layer.head")
     record.add_argument("--continuation", type=_positive, default=32, metavar="N", help="tokens (default %(default)s)")
     record.add_argument("--cut", type=_positive, metavar="N", help="cut the prompt after N tokens")
     record.add_argument("--json", action="store_true", help="print the summary as JSON")
     record.add_argument("--quiet", action="store_true", help="no progress on stderr")
     _add_settings(record.add_argument_group("settings of the method"))
+
+    pin = commands.add_parser("pin", help="keep q and k of heads of a recorded trace, for exact windows at any zoom")
+    pin.set_defaults(run=_pin)
+    pin.add_argument("trace", type=Path, help="a trace folder or .zip; changed in place")
+    pin.add_argument("--model", required=True, help='the model that was recorded: a folder, a hub id, or "bundled"')
+    pin.add_argument("--revision", help="branch, tag or commit of a hub id")
+    pin.add_argument("--heads", required=True, type=_heads, metavar="3.1,4.0", help="which: layer.head")
+    pin.add_argument("--device", help="cpu, cuda, cuda:1 (default: cuda if there is one)")
+    pin.add_argument("--dtype", choices=DTYPES, help="default: float32 on a CPU, else the model's own")
+    pin.add_argument("--half", action="store_true", help="keep float16 also where the model runs in float32: half the size")
 
     show = commands.add_parser("show", help="print the summary of a trace")
     show.set_defaults(run=_show)
@@ -70,7 +81,7 @@ def _parser(with_bench: bool) -> argparse.ArgumentParser:
     bench = commands.add_parser("bench", help="time SampleAttention and dense attention on planted inputs")
     bench.set_defaults(run=_bench)
     if with_bench:
-        from sampleattn.bench import add_arguments
+        from sampleattn.bench.command import add_arguments
 
         add_arguments(bench)
     return parser
@@ -91,6 +102,13 @@ def _add_settings(group):
 
 def _layers(text):
     return tuple(sorted({int(part) for part in text.split(",")}))
+
+
+def _heads(text):
+    pairs = sorted({tuple(int(number) for number in part.split(".")) for part in text.split(",")})
+    if any(len(pair) != 2 for pair in pairs):
+        raise argparse.ArgumentTypeError("write layer.head, as in 3.1,4.0")
+    return tuple(pairs)
 
 
 def _positive(text):
@@ -133,20 +151,37 @@ def _record(args, parser) -> int:
     return 0
 
 
-def _run_model(args, config, text, folder, progress):
+def _load_model(args):
     import torch
     from transformers.utils import logging
 
     from sampleattn.models import load_model
-    from sampleattn.recorder import record
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    if progress:
-        progress(0.0, f"loading {args.model}", None)
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = getattr(torch, args.dtype) if args.dtype else None
-    model, tokenizer, info = load_model(args.model, device, dtype, args.revision)
+    return load_model(args.model, device, dtype, args.revision)
+
+
+def _pin(args, parser) -> int:
+    from sampleattn.trace import Trace
+
+    Trace.load(args.trace)
+    model, _, _ = _load_model(args)
+    from sampleattn.pinning import pin
+
+    pin(args.trace, model, args.heads, args.half)
+    print(f"{args.trace}: pinned {', '.join(f'{layer}.{head}' for layer, head in args.heads)} (layer.head)")
+    return 0
+
+
+def _run_model(args, config, text, folder, progress):
+    from sampleattn.recorder import record
+
+    if progress:
+        progress(0.0, f"loading {args.model}", None)
+    model, tokenizer, info = _load_model(args)
     return record(
         model,
         tokenizer,
@@ -156,6 +191,7 @@ def _run_model(args, config, text, folder, progress):
         title=args.title or ("" if args.prompt_file == "-" else Path(args.prompt_file).name),
         progress=progress,
         pin_layers=args.pin_layers,
+        pin_heads=args.pin_heads,
         continuation=args.continuation,
         max_tokens=args.cut,
         model_name=info["name"],
@@ -197,7 +233,7 @@ def _show(args, parser) -> int:
 
 
 def _bench(args, parser) -> int:
-    from sampleattn.bench import run
+    from sampleattn.bench.command import run
 
     return run(args)
 

@@ -55,6 +55,7 @@ def record(
     progress: Callable[[float, str, float | None], None] | None = None,
     cancel: threading.Event | None = None,
     pin_layers: Collection[int] = (),
+    pin_heads: Collection[tuple[int, int]] = (),
     continuation: int = 32,
     max_tokens: int | None = None,
     model_name: str | None = None,
@@ -64,17 +65,16 @@ def record(
 
     out: the folder to write (new or empty); None writes to a temporary one that lives as long as the trace: `trace.save(path)`.
     progress(share, text, seconds left or None) is called often. cancel: set it to stop, within a query block or a decode step;
-    RecordingCancelled is raised, and the partial trace in `out` can be opened. pin_layers: layers whose q and k are kept, for
-    windows at full resolution. continuation: greedy tokens (fewer where the model's context ends; no stop token ends it).
-    max_tokens: cut the prompt there; without it a prompt longer than the model's context is refused.
+    RecordingCancelled is raised, and the partial trace in `out` can be opened. pin_layers, pin_heads: layers, and (layer, head)
+    pairs, whose q and k are kept, for windows at full resolution. continuation: greedy tokens (fewer where the model's context
+    ends; no stop token ends it). max_tokens: cut the prompt there; without it a prompt longer than the context is refused.
     Raises PromptError (a ValueError), hf.UnsupportedModelError (a ValueError), RecordingError.
     """
     config = config or SampleAttentionConfig()
     decoder = decoder_of(model).config
     ids, offsets, text, extra = tokenise(tokenizer, text, getattr(decoder, "max_position_embeddings", None), max_tokens)
-    unknown = sorted(set(pin_layers) - set(range(decoder.num_hidden_layers)))
-    if unknown:
-        raise PromptError(f"pin_layers has {unknown[0]}, but the model's layers are 0 to {decoder.num_hidden_layers - 1}.")
+    pins = {(layer, head) for layer in pin_layers for head in range(decoder.num_attention_heads)} | set(pin_heads)
+    check_pins(pins, decoder.num_hidden_layers, decoder.num_attention_heads)
     holder = tempfile.TemporaryDirectory(prefix="sampleattn-") if out is None else None
     folder = Path(holder.name) / "trace" if holder else Path(out)
     meta = {
@@ -89,7 +89,7 @@ def record(
         model.eval()
         with torch.no_grad():
             recording = _Recording(model, tokenizer, config, writer, ids, decoder)
-            recording.progress, recording.cancel, recording.pinned = progress, cancel, frozenset(pin_layers)
+            recording.progress, recording.cancel, recording.pins = progress, cancel, frozenset(pins)
             recording.run(continuation)
     except torch.OutOfMemoryError:
         raise RecordingError(
@@ -106,7 +106,7 @@ class _Recording:
     """The two runs over one prompt, and what has been learnt so far."""
 
     progress = cancel = None
-    pinned = frozenset()
+    pins = frozenset()
 
     def __init__(self, model, tokenizer, config, writer, ids, decoder):
         self.model, self.tokenizer, self.config, self.writer = model, tokenizer, config, writer
@@ -178,19 +178,22 @@ class _Recording:
         self.observing_s += time.perf_counter() - start
 
     def _analyse(self, call, seconds):
-        arrays, labels, stages = analyse(
+        fits = call.query.shape[-1] == self.writer.meta["model"]["head_dim"]
+        arrays, labels, stages, pins = analyse(
             call.query,
             call.key,
             call.value,
             call.output,
             self.config,
             call.scale,
-            pin=call.layer in self.pinned and call.query.shape[-1] == self.writer.meta["model"]["head_dim"],
+            pin=sorted(head for layer, head in self.pins if layer == call.layer and fits),
             tick=lambda share: self._tick(self._dense_share(call.layer, share), f"dense run: layer {call.layer}"),
         )
         for stage, spent in stages.items():
             self.timings[f"{stage}_s"] = self.timings.get(f"{stage}_s", 0.0) + spent
         self.writer.write_layer(call.layer, arrays, {"labels": labels, "seconds": seconds | stages, "scale": call.scale})
+        for head, arrays in pins.items():
+            self.writer.write_pin(call.layer, head, **arrays)
 
     def _dense_share(self, layer, share):
         return DENSE_SHARE * (layer + share) / self.layers
@@ -240,6 +243,15 @@ class _Recording:
         if self.progress is not None:
             elapsed = time.perf_counter() - self.started
             self.progress(share, text, elapsed * (1 - share) / share if share >= DENSE_SHARE / self.layers else None)
+
+
+def check_pins(pins, layers: int, heads: int) -> None:
+    """Raises PromptError unless every (layer, head) exists."""
+    for layer, head in sorted(pins):
+        if not (0 <= layer < layers and 0 <= head < heads):
+            raise PromptError(
+                f"Layer {layer}, head {head} can't be pinned: the layers are 0 to {layers - 1}, the heads 0 to {heads - 1}."
+            )
 
 
 def tokenise(tokenizer, text: str, context: int | None, max_tokens: int | None = None):

@@ -14,19 +14,22 @@ from sampleattn.trace_format import (
     META,
     OUTPUT,
     OUTPUT_ARRAYS,
+    PINNED_KEY,
+    PINNED_QUERY,
     TOKEN_ARRAYS,
     TOKENS,
     TraceError,
     check_arrays,
     layer_table,
     parse_meta,
+    pinned_key,
+    pinned_query,
     sizes,
 )
 from sampleattn.trace_writer import TraceWriter, save_files
+from sampleattn.windows import attention_window
 
 __all__ = ["Trace", "TraceError", "TraceOutput", "TraceWriter"]
-
-WINDOW_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -234,24 +237,49 @@ class Trace:
         labels = self._layer_info.get(layer, {}).get("labels") or []
         return labels[head] if labels else ""
 
-    def pinned(self, layer: int) -> bool:
-        """Whether the layer's q and k were kept, so that `window` works."""
-        return layer in self.recorded_layers and "q" in self._layer(layer).described
+    def pinned(self, layer: int, head: int) -> bool:
+        """Whether the head's q and k were kept, so that `window` works."""
+        if layer not in self.recorded_layers or not 0 <= head < self.heads:
+            return False
+        names = pinned_query(layer, head), pinned_key(layer, self._kv_head(head))
+        return all(name in self._names for name in names) or "q" in self._layer(layer).described
+
+    def _kv_head(self, head):
+        return head // (self.heads // self.kv_heads)
+
+    def _read_pinned(self, layer, head, rows, cols):
+        if not self.pinned(layer, head):
+            raise TraceError(
+                f"Layer {layer}, head {head} was recorded without its q and k; pin it (python -m sampleattn pin) to see windows."
+            )
+        query, key = pinned_query(layer, head), pinned_key(layer, self._kv_head(head))
+        if query in self._names:
+            queries, keys = (
+                self._file(query, lambda _: PINNED_QUERY, self._sizes),
+                self._file(key, lambda _: PINNED_KEY, self._sizes),
+            )
+            return queries.read("q", rows=rows), keys.read("k", rows=cols), queries.read("lse", rows=rows)
+        file = self._layer(layer)
+        return file.read("q", head, rows), file.read("k", self._kv_head(head), cols), file.read("lse", head, rows)
 
     def window(self, layer: int, head: int, rows: tuple, cols: tuple, shape: tuple, reduce: str = "max") -> np.ndarray:
         """The exact weights of rows r0..r1 and columns c0..c1, pooled to at most shape (h, w) cells. float32 [h, w]
 
         Cell (a, b) covers rows r0 + a*n//h .. r0 + (a+1)*n//h - 1, n = r1 - r0, and columns alike. reduce: "max", "mean" or "sum"
         over the cell; weights above the diagonal are 0.
-        Raises TraceError if the layer is not pinned, ValueError for a bad window.
+        Raises TraceError if the head is not pinned, ValueError for a bad window.
         """
-        if not self.pinned(layer):
-            raise TraceError(f"Layer {layer} was recorded without its q and k; record with pin_layers={layer} to see windows.")
-        file, scale = self._layer(layer), self._layer_info[layer]["scale"]
-        q, lse = file.read("q", head), file.read("lse", head)
-        k = file.read("k", head // (self.heads // self.kv_heads))
+        return self.window_planes(layer, head, rows, cols, shape, reduce)[0]
+
+    def window_planes(self, layer, head, rows, cols, shape, reduce="max") -> tuple[np.ndarray, np.ndarray]:
+        """(weights, missed) of a window: `window`, and the same of the weights outside the kept tiles only."""
+        if not (0 <= rows[0] < rows[1] <= self.length and 0 <= cols[0] < cols[1] <= self.length):
+            raise ValueError(f"the window rows {rows}, columns {cols} does not lie within {self.length} tokens")
+        q, k, lse = self._read_pinned(layer, head, rows, cols)
+        scale = self._layer_info[layer]["scale"]
         scale = self._sizes["D"] ** -0.5 if scale is None else scale
-        return attention_window(q, k, lse, scale, rows, cols, shape, reduce)
+        mask, block = self.block_mask(layer, head), self.config.block_size
+        return attention_window(q, k, lse, scale, rows, cols, shape, reduce, mask, block)
 
     @cached_property
     def output(self) -> TraceOutput | None:
@@ -283,39 +311,3 @@ class Trace:
         with trace_errors(str(path)):
             save_files(self._source, [META, *self._names], path)
         return path
-
-
-def attention_window(q, k, lse, scale, rows, cols, shape, reduce="max") -> np.ndarray:
-    """One head's weights exp(scale * q.k - lse) over a window, pooled (see `Trace.window`). q, k [N, D]; lse [N]; float32 [h, w]
-
-    Works in chunks of at most 64 MB, whatever the window's size. Queries and keys stand at the same positions.
-    """
-    (r0, r1), (c0, c1) = rows, cols
-    if not (0 <= r0 < r1 <= len(q) and 0 <= c0 < c1 <= len(k)):
-        raise ValueError(f"the window rows {r0}:{r1}, columns {c0}:{c1} does not lie within {len(q)} x {len(k)}")
-    if reduce not in ("max", "mean", "sum") or min(shape) < 1:
-        raise ValueError(f"reduce must be max, mean or sum and shape positive, not {reduce!r} and {shape}")
-    height, width = min(shape[0], r1 - r0), min(shape[1], c1 - c0)
-    row_edges = np.arange(height + 1) * (r1 - r0) // height
-    column_edges = np.arange(width + 1) * (c1 - c0) // width
-    cell_of_row = np.repeat(np.arange(height), np.diff(row_edges))
-    combine = np.maximum if reduce == "max" else np.add
-    keys = k[c0:c1].astype(np.float32).T
-    out = np.zeros((height, width), np.float32)
-    step = max(1, WINDOW_BYTES // (4 * (c1 - c0)))
-    for start in range(r0, r1, step):
-        stop = min(start + step, r1)
-        visible = min(c1, stop) - c0
-        if visible <= 0:
-            continue
-        weights = np.zeros((stop - start, c1 - c0), np.float32)
-        scores = q[start:stop].astype(np.float32) @ keys[:, :visible] * np.float32(scale) - lse[start:stop, None]
-        causal = np.arange(c0, c0 + visible) <= np.arange(start, stop)[:, None]
-        np.exp(np.minimum(scores, 0), where=causal, out=weights[:, :visible])
-        pooled = combine.reduceat(weights, column_edges[:-1], axis=1)
-        cells = cell_of_row[start - r0 : stop - r0]
-        first = np.flatnonzero(np.diff(cells, prepend=-1))
-        out[cells[first]] = combine(out[cells[first]], combine.reduceat(pooled, first, axis=0))
-    if reduce == "mean":
-        out /= np.outer(np.diff(row_edges), np.diff(column_edges))
-    return out

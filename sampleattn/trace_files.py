@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sampleattn.trace_format import DTYPES, FILE_NAME, MAX_META_BYTES, META, TraceError, strict_json
+from sampleattn.trace_format import DTYPES, FILE_NAME, FOLDERS, MAX_META_BYTES, META, TraceError, strict_json
 
 MAX_ZIP_BYTES = 64 << 30
 MAX_ZIP_RATIO = 200
@@ -67,7 +67,7 @@ class Zip:
         self._infos = {}
         for info in self._zip.infolist():
             name = info.filename
-            if name == "layers/":
+            if name in FOLDERS:
                 continue
             if name != META and not FILE_NAME.fullmatch(name):
                 raise TraceError(f"The zip holds {ascii(name[:60])}, no file of a trace; choose a .zip that record wrote.")
@@ -134,8 +134,8 @@ class ArrayFile:
                 self._start, self._entries = _read_header(file, size, name)
         self.described = {key: (code, shape) for key, (code, shape, _) in self._entries.items()}
 
-    def read(self, key: str, index: int | None = None) -> np.ndarray:
-        """An array, or its part `index` along the first axis."""
+    def read(self, key: str, index: int | None = None, rows: tuple[int, int] | None = None) -> np.ndarray:
+        """An array, or its part `index` along the first axis; of that, the rows from..to-1 of the axis that is then first."""
         code, shape, offset = self._entries[key]
         dtype = np.dtype(DTYPES[code])
         if index is not None:
@@ -143,6 +143,12 @@ class ArrayFile:
                 raise IndexError(f"{key} has {shape[0]} parts, not {index}")
             shape = shape[1:]
             offset += index * math.prod(shape) * dtype.itemsize
+        if rows is not None:
+            begin, end = rows
+            if not 0 <= begin <= end <= shape[0]:
+                raise IndexError(f"{key} has {shape[0]} rows, not {begin}:{end}")
+            offset += begin * math.prod(shape[1:]) * dtype.itemsize
+            shape = (end - begin, *shape[1:])
         count = math.prod(shape)
         with trace_errors(self._name), self._source.open(self._name) as file:
             file.seek(self._start + offset)

@@ -14,9 +14,11 @@ import numpy as np
 
 from sampleattn.config import SampleAttentionConfig
 
-SCHEMA = 1
+SCHEMA = 2
+READABLE = (1, 2)
 META, TOKENS, OUTPUT = "meta.json", "tokens.safetensors", "output.safetensors"
-FILE_NAME = re.compile(r"tokens\.safetensors|output\.safetensors|layers/\d{3}\.safetensors")
+FILE_NAME = re.compile(r"(tokens|output|layers/\d{3}|pinned/\d{3}_[qk]\d{4})\.safetensors")
+FOLDERS = ("layers/", "pinned/")
 OVERVIEW = 512
 
 MAX_META_BYTES = 16 << 20
@@ -39,6 +41,9 @@ LAYER_ARRAYS = {
     **dict.fromkeys(("density", "cra", "sampled_cra", "output_error", "oracle_density"), ("F32", "H")),
     "rows_at_target": ("F32", "H"),
 }
+PINNED_QUERY = {"q": ("F16 F32", "N D"), "lse": ("F32", "N")}
+PINNED_KEY = {"k": ("F16 F32", "N D")}
+# Schema 1 kept q, k and lse of a whole layer among the arrays of its file.
 PINNED_ARRAYS = {"q": ("F16 F32", "H N D"), "k": ("F16 F32", "K N D"), "lse": ("F32", "H N")}
 TOKEN_ARRAYS = {"ids": ("I32", "N"), "offsets": ("I32", "N 2"), "text": ("U8", "bytes")}
 OUTPUT_ARRAYS = {
@@ -72,6 +77,16 @@ class TraceError(ValueError):
 
 def layer_file(layer: int) -> str:
     return f"layers/{layer:03d}.safetensors"
+
+
+def pinned_query(layer: int, head: int) -> str:
+    """The file with the q and lse of a pinned head."""
+    return f"pinned/{layer:03d}_q{head:04d}.safetensors"
+
+
+def pinned_key(layer: int, kv_head: int) -> str:
+    """The file with the k of a key-value head that pinned heads read."""
+    return f"pinned/{layer:03d}_k{kv_head:04d}.safetensors"
 
 
 def sizes(meta: dict) -> dict[str, int]:
@@ -110,7 +125,7 @@ def check_arrays(found: dict[str, tuple[str, tuple]], table: dict, fixed: dict[s
 
 
 def layer_table(names) -> dict:
-    """The arrays that a layer file must hold: those of every layer, and q, k, lse if it is pinned."""
+    """The arrays that a layer file must hold: those of every layer, and q, k, lse if schema 1 pinned it."""
     return LAYER_ARRAYS | PINNED_ARRAYS if PINNED_ARRAYS.keys() & set(names) else LAYER_ARRAYS
 
 
@@ -197,9 +212,9 @@ def parse_meta(data: bytes) -> dict:
     schema = meta.get("schema")
     if type(schema) is not int:
         raise TraceError("meta.json has no schema number, so this is no trace; choose a folder or .zip that record wrote.")
-    if schema != SCHEMA:
+    if schema not in READABLE:
         advice = "update this program" if schema > SCHEMA else "record it again"
-        raise TraceError(f"This trace has schema {schema} and this version reads schema {SCHEMA}; {advice}.")
+        raise TraceError(f"This trace has schema {schema} and this version reads schemas up to {SCHEMA}; {advice}.")
     try:
         if meta.pop("checksum", None) != _checksum(meta):
             raise TraceError("meta.json was altered or damaged (its checksum differs); copy or record the trace again.")

@@ -13,11 +13,13 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save as to_safetensors
 
-from sampleattn.trace_files import CHUNK, write_atomically
+from sampleattn.trace_files import CHUNK, Folder, read_meta_bytes, write_atomically
 from sampleattn.trace_format import (
     META,
     OUTPUT,
     OUTPUT_ARRAYS,
+    PINNED_KEY,
+    PINNED_QUERY,
     PROVENANCE,
     SCHEMA,
     TOKEN_ARRAYS,
@@ -29,6 +31,8 @@ from sampleattn.trace_format import (
     layer_file,
     layer_table,
     parse_meta,
+    pinned_key,
+    pinned_query,
     sizes,
 )
 
@@ -65,6 +69,23 @@ class TraceWriter:
         ids, offsets = np.asarray(ids, np.int32), np.asarray(offsets, np.int32)
         arrays = {"ids": ids, "offsets": offsets, "text": np.frombuffer(data, np.uint8)}
         self._write_arrays(TOKENS, arrays, TOKEN_ARRAYS, sizes(self.meta) | {"bytes": len(data)})
+        self._write_meta()
+
+    @classmethod
+    def reopen(cls, folder) -> TraceWriter:
+        """A writer for a trace that lies in `folder` already: what it writes is added. Raises TraceError if there is none."""
+        writer = cls.__new__(cls)
+        writer.folder = Path(folder)
+        writer.meta = parse_meta(read_meta_bytes(Folder(writer.folder))) | {"schema": SCHEMA}
+        return writer
+
+    def write_pin(self, layer: int, head: int, q, lse, k) -> None:
+        """Pin a head: q [N, D] and lse [N] of it, k [N, D] of the key-value head it reads; float16 or float32, lse float32."""
+        model, fixed = self.meta["model"], sizes(self.meta)
+        kv_head = head // (model["heads"] // model["kv_heads"])
+        if pinned_key(layer, kv_head) not in self.meta["files"]:
+            self._write_arrays(pinned_key(layer, kv_head), {"k": k}, PINNED_KEY, fixed)
+        self._write_arrays(pinned_query(layer, head), {"q": q, "lse": lse}, PINNED_QUERY, fixed)
         self._write_meta()
 
     def write_layer(self, layer: int, arrays: dict | None, info: dict) -> None:

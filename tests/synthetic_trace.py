@@ -91,7 +91,7 @@ def head_arrays(weights: np.ndarray, kind: str, config: SampleAttentionConfig, r
 
 
 def pinned_head(rng, tokens: int, dim: int, heads: int, kv_heads: int) -> tuple[dict, list[np.ndarray]]:
-    """Random q, k and their lse as a pinned layer holds them, and the weights [N, N] of each head."""
+    """Random q [H, N, D], k [Hkv, N, D] and their lse [H, N], and the weights [N, N] of each head."""
     q = rng.standard_normal((heads, tokens, dim)).astype(np.float32) * 2
     k = rng.standard_normal((kv_heads, tokens, dim)).astype(np.float32) * 2
     scores = np.einsum("hnd,hmd->hnm", q, np.repeat(k, heads // kv_heads, axis=0)) * dim**-0.5
@@ -151,20 +151,23 @@ def write_synthetic_trace(
     rows = np.unique(np.linspace(0, tokens - 1, max(1, round(tokens * config.sample_ratio))).astype(np.int32))
     for layer in range(layers if stop_after is None else stop_after):
         kinds = [KINDS[(layer + head) % len(KINDS)] for head in range(heads)]
-        extra = {}
         if layer in pin_layers:
             kinds = ["dense"] * heads
-            extra, weights = pinned_head(rng, tokens, head_dim, heads, kv_heads)
+            pins, weights = pinned_head(rng, tokens, head_dim, heads, kv_heads)
         else:
             weights = (planted_weights(kind, tokens, seed + head, config.block_size) for head, kind in enumerate(kinds))
         arrays = [head_arrays(weight, kind, config, rows) for weight, kind in zip(weights, kinds, strict=True)]
-        arrays = {name: np.stack([array[name] for array in arrays]) for name in arrays[0]} | extra | {"rows": rows}
+        arrays = {name: np.stack([array[name] for array in arrays]) for name in arrays[0]} | {"rows": rows}
         ran, reason = ("dense", "sliding-window attention") if layer in dense_layers else ("sparse", "")
         seconds = {"dense": 0.01, "sample": 0.001, "select": 0.001, "sparse": 0.004, "analysis": 0.02}
         info = {"labels": kinds, "seconds": seconds, "scale": head_dim**-0.5}
         density = arrays["density"] if ran == "sparse" else np.ones(heads)
         run = {"ran": ran, "reason": reason, "sparse_run_density": density.tolist()}
         writer.write_layer(layer, arrays, info if stop_after else info | run)
+        if layer in pin_layers:
+            for head in range(heads):
+                q, lse, k = pins["q"][head], pins["lse"][head], pins["k"][head // (heads // kv_heads)]
+                writer.write_pin(layer, head, q, lse, k)
     if stop_after is None:
         _write_output(writer, rng, tokens, vocabulary, continuation, first_difference)
         writer.finish(timings={"dense_run_s": 1.5, "sparse_run_s": 0.9, "analysis_s": 3.0})

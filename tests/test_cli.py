@@ -57,7 +57,7 @@ def test_record_from_start_to_end(model_folder, prompt, tmp_path):
     assert "CRA target 0.8" in done.stdout and "continuation" in done.stdout and str(out) in done.stdout
     assert "dense run: layer 1" in done.stderr and "left" in done.stderr
     trace = Trace.load(out)
-    assert trace.complete and trace.length == 300 and trace.pinned(0) and trace.pinned(1)
+    assert trace.complete and trace.length == 300 and trace.pinned(0, 0) and trace.pinned(1, 0)
     assert (trace.config.cra, trace.config.selection, trace.config.block_size) == (0.8, "independent", 32)
     assert trace.meta["prompt"]["title"] == "areas.py" and trace.meta["model"]["name"] == "tiny"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["areas.py", "trace.zip"]

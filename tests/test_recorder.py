@@ -15,8 +15,9 @@ from sampleattn.hf import UnsupportedModelError
 from sampleattn.maps import attention_map
 from sampleattn.metrics import oracle_density, row_recall
 from sampleattn.patterns import LABELS
+from sampleattn.pinning import pin
 from sampleattn.predictions import pieces
-from sampleattn.recorder import PromptError, RecordingCancelled, record, tokenise
+from sampleattn.recorder import PromptError, RecordingCancelled, RecordingError, record, tokenise
 from sampleattn.summary import summarise, table
 from sampleattn.trace import Trace, TraceError
 
@@ -135,7 +136,35 @@ def test_windows_of_a_pinned_layer(trace, dense_calls):
     for head in range(4):
         found = trace.window(1, head, (100, 333), (20, 300), (40, 50), "mean")
         np.testing.assert_allclose(found, expected[head], atol=1e-6)
-    assert not trace.pinned(0)
+        assert trace.pinned(1, head) and not trace.pinned(0, head)
+
+
+def test_heads_are_pinned_after_the_fact(trace, model, tmp_path):
+    place = trace.save(tmp_path / "t.zip")
+    before = Trace.load(place)
+    shares = []
+    again = pin(place, model, [(0, 2), (1, 1)], tick=shares.append)
+    assert again.pinned(0, 2) and not again.pinned(0, 1) and shares == [0.5, 1.0]
+    window = (0, trace.length), (0, trace.length), (trace.length, trace.length)
+    np.testing.assert_allclose(again.window(0, 2, *window).sum(axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(again.window(1, 1, *window), before.window(1, 1, *window), atol=1e-6)
+    rounded = pin(trace.save(tmp_path / "half"), model, [(0, 2)], half=True)
+    np.testing.assert_allclose(rounded.window(0, 2, *window).sum(axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(rounded.window(0, 2, *window), again.window(0, 2, *window), atol=2e-3)
+    with pytest.raises(PromptError, match="layers are 0 to 1"):
+        pin(place, model, [(2, 0)])
+
+
+def test_another_model_can_not_pin(trace, tmp_path):
+    place = trace.save(tmp_path / "t.zip")
+    before = place.read_bytes()
+    other = tiny_model("llama")
+    with torch.no_grad():
+        for weights in other.parameters():
+            weights.mul_(1.5)
+    with pytest.raises(RecordingError, match="not the recorded ones"):
+        pin(place, other, [(1, 0)])
+    assert place.read_bytes() == before
 
 
 def test_predictions_are_those_of_the_runs(trace, model):
@@ -221,6 +250,7 @@ def test_a_model_without_attention_is_refused(tokenizer):
         (TEXT, {"max_tokens": 1}, ["at least 2"]),
         ("\ud800 lone", {}, ["Unicode"]),
         (TEXT, {"max_tokens": 100, "pin_layers": [7]}, ["layers are 0 to 1"]),
+        (TEXT, {"max_tokens": 100, "pin_heads": [(1, 9)]}, ["heads 0 to 3"]),
     ],
 )
 def test_prompts_that_are_refused(model, tokenizer, tmp_path, text, options, words):

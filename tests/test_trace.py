@@ -12,13 +12,15 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from long_trace import write_long_trace
 from safetensors.numpy import load_file, save_file
 from synthetic_trace import write_synthetic_trace
 
 from sampleattn import trace_files
 from sampleattn.summary import summarise, table
-from sampleattn.trace import Trace, TraceError, TraceWriter, attention_window
+from sampleattn.trace import Trace, TraceError, TraceWriter
 from sampleattn.trace_format import LAYER_ARRAYS, META, dump_meta
+from sampleattn.windows import attention_window
 
 LAYERS, HEADS, TOKENS = 3, 4, 300
 
@@ -49,8 +51,8 @@ def read_everything(trace):
         for head in range(trace.heads):
             for name in ("overview", "recall", "block_mask", "columns", "slashes", "column_mass", "slash_mass", "tile_masses"):
                 values.append(getattr(trace, name)(layer, head))
-        if trace.pinned(layer):
-            values.append(trace.window(layer, 0, (0, trace.length), (0, trace.length // 2 + 1), (16, 16)))
+            if trace.pinned(layer, head):
+                values.append(trace.window(layer, head, (0, trace.length), (0, trace.length // 2 + 1), (16, 16)))
     output = trace.output
     if output is not None:
         values += [output.logits_dense, output.kl, output.top1_equal, output.continuation_sparse]
@@ -101,7 +103,7 @@ def test_what_was_written_is_read(folder, zipped):
     assert trace.columns(0, 2).tolist() == np.flatnonzero(arrays["columns"][2].any(0)).tolist()
     assert trace.overview(0, 0).shape == (TOKENS, TOKENS) and trace.overview(0, 0).dtype == np.float32
     assert trace.label(0, 0) == "sink" and trace.layer_reason(2) == "sliding-window attention" and trace.layer_reason(0) == ""
-    assert trace.pinned(1) and not trace.pinned(0)
+    assert trace.pinned(1, 0) and not trace.pinned(0, 0)
     assert trace.output.first_difference == 7 == trace.meta["first_difference"]
     assert same(read_everything(trace), read_everything(Trace.load(zipped)))
     assert same(read_everything(trace), read_everything(Trace.load(io.BytesIO(zipped))))
@@ -217,8 +219,8 @@ def test_things_that_are_no_trace(tmp_path):
 
 
 def test_newer_and_older_schemas(copy):
-    rewrite(copy, schema=2)
-    assert "update this program" in assert_refused(copy, "schema 2")
+    rewrite(copy, schema=3)
+    assert "update this program" in assert_refused(copy, "schema 3")
     rewrite(copy, schema=0)
     assert_refused(copy, "record it again")
     rewrite(copy, schema="1")
@@ -351,7 +353,17 @@ def zip_with(zipped, extra):
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize(
     "name",
-    ["../evil", "/etc/passwd", "layers/../../evil", "..\\evil", "x.py", "layers/1.safetensors", "meta.json", "a" * 60000],
+    [
+        "../evil",
+        "/etc/passwd",
+        "layers/../../evil",
+        "..\\evil",
+        "x.py",
+        "layers/1.safetensors",
+        "pinned/001_v0000.safetensors",
+        "meta.json",
+        "a" * 60000,
+    ],
 )
 def test_zips_with_names_that_are_no_trace_files(zipped, name):
     assert_refused(zip_with(zipped, [(name, b"x")]), "The zip holds")
@@ -424,20 +436,21 @@ def test_flipped_bytes_and_cuts_in_a_folder(folder, tmp_path_factory, data):
         assert same(values, read_everything(Trace.load(folder)))
 
 
-def reference_window(q, k, scale, rows, cols, shape, reduce):
+def reference_window(q, k, scale, rows, cols, shape, reduce, kept=None):
+    """A float64 softmax over the whole map, cut and pooled cell by cell; `kept` [N, N] leaves cells out."""
     q, k = q.astype(np.float64), k.astype(np.float64)
     scores = np.where(np.tri(len(q), dtype=bool), q @ k.T * scale, -np.inf)
     weights = np.exp(scores - scores.max(axis=1, keepdims=True))
     weights /= weights.sum(axis=1, keepdims=True)
-    part = weights[slice(*rows), slice(*cols)]
+    part = (weights if kept is None else weights * kept)[slice(*rows), slice(*cols)]
     (n, m), (h, w) = part.shape, shape
     cells = [[part[y * n // h : (y + 1) * n // h, x * m // w : (x + 1) * m // w] for x in range(w)] for y in range(h)]
     return np.array([[getattr(np, reduce)(cell) for cell in row] for row in cells])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(data=st.data())
-def test_windows_equal_float64_softmax(data):
+def test_windows_equal_float64_softmax_and_their_planes_add_up(data):
     n = data.draw(st.integers(1, 90))
     rng = np.random.default_rng(data.draw(st.integers(0, 999)))
     q, k = (rng.standard_normal((n, 8)).astype(data.draw(st.sampled_from([np.float32, np.float16]))) * 3 for _ in range(2))
@@ -447,23 +460,112 @@ def test_windows_equal_float64_softmax(data):
     r0, c0 = data.draw(st.integers(0, n - 1)), data.draw(st.integers(0, n - 1))
     r1, c1 = data.draw(st.integers(r0 + 1, n)), data.draw(st.integers(c0 + 1, n))
     shape = data.draw(st.integers(1, r1 - r0)), data.draw(st.integers(1, c1 - c0))
-    reduce = data.draw(st.sampled_from(["max", "mean", "sum"]))
+    reduce, block = data.draw(st.sampled_from(["max", "mean", "sum"])), data.draw(st.sampled_from([1, 4, 16, 128]))
+    blocks = -(-n // block)
+    mask = rng.random((blocks, blocks)) < 0.5
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sampleattn.trace.WINDOW_BYTES", data.draw(st.sampled_from([1, 999, 1 << 20])))
-        found = attention_window(q, k, lse, scale, (r0, r1), (c0, c1), shape, reduce)
+        patch.setattr("sampleattn.windows.CHUNK_CELLS", data.draw(st.sampled_from([1, 99, 1 << 20])))
+        window = q[r0:r1], k[c0:c1], lse[r0:r1], scale, (r0, r1), (c0, c1), shape, reduce
+        weights, missed = attention_window(*window, mask, block)
+    kept = np.repeat(np.repeat(mask, block, axis=0), block, axis=1)[:n, :n]
     expected = reference_window(q, k, scale, (r0, r1), (c0, c1), shape, reduce)
-    np.testing.assert_allclose(found, expected, atol=2e-5, rtol=2e-4)
+    outside = reference_window(q, k, scale, (r0, r1), (c0, c1), shape, reduce, ~kept)
+    inside = reference_window(q, k, scale, (r0, r1), (c0, c1), shape, reduce, kept)
+    close = {"atol": 2e-5, "rtol": 2e-4}
+    np.testing.assert_allclose(weights, expected, **close)
+    np.testing.assert_allclose(missed, outside, **close)
+    np.testing.assert_allclose(np.maximum(inside, missed) if reduce == "max" else inside + missed, weights, **close)
+    assert not attention_window(*window)[1].any()
 
 
 def test_windows_of_a_trace(folder):
     trace = Trace.load(folder)
-    arrays = load_file(folder / "layers/001.safetensors")
+    q = load_file(folder / "pinned/001_q0003.safetensors")["q"]
+    k = load_file(folder / "pinned/001_k0001.safetensors")["k"]
     window = (100, 280), (50, 250), (30, 30), "mean"
-    expected = reference_window(arrays["q"][3], arrays["k"][1], 0.25, *window)
-    np.testing.assert_allclose(trace.window(1, 3, *window), expected, atol=1e-6)
+    kept = np.repeat(np.repeat(trace.block_mask(1, 3), 128, axis=0), 128, axis=1)[:TOKENS, :TOKENS]
+    weights, missed = trace.window_planes(1, 3, *window)
+    np.testing.assert_allclose(weights, reference_window(q, k, 0.25, *window), atol=1e-6)
+    np.testing.assert_allclose(missed, reference_window(q, k, 0.25, *window, ~kept), atol=1e-6)
+    assert np.array_equal(trace.window(1, 3, *window), weights)
     assert trace.window(1, 0, (0, 10), (0, 10), (99, 99)).shape == (10, 10)
     with pytest.raises(TraceError, match="without its q and k"):
         trace.window(0, 0, (0, 10), (0, 10), (5, 5))
     for bad in ((5, 5), (0, TOKENS + 1), (-1, 3)):
         with pytest.raises(ValueError, match="does not lie"):
             trace.window(1, 0, bad, (0, 10), (5, 5))
+
+
+def test_the_overview_is_the_window_of_the_whole_triangle(folder):
+    trace = Trace.load(folder)
+    whole = (0, TOKENS)
+    np.testing.assert_allclose(trace.window(1, 2, whole, whole, (512, 512)), trace.overview(1, 2), atol=1e-3)
+
+
+def test_single_heads_are_pinned_after_the_fact(copy):
+    pinned = load_file(copy / "pinned/001_q0002.safetensors"), load_file(copy / "pinned/001_k0001.safetensors")
+    TraceWriter.reopen(copy).write_pin(0, 3, pinned[0]["q"], pinned[0]["lse"], pinned[1]["k"])
+    trace = Trace.load(copy)
+    assert [trace.pinned(0, head) for head in range(HEADS)] == [False, False, False, True]
+    window = (0, TOKENS), (0, TOKENS), (60, 60)
+    assert np.array_equal(trace.window(0, 3, *window), Trace.load(copy).window(1, 2, *window))
+    again = Trace.load(trace.save(copy.parent / "pinned.zip"))
+    assert np.array_equal(again.window(0, 3, *window), trace.window(0, 3, *window))
+
+
+@pytest.mark.parametrize("name, key", [("pinned/001_q0000", "q"), ("pinned/001_q0000", "lse"), ("pinned/001_k0000", "k")])
+def test_pinned_heads_with_wrong_dtypes_and_shapes(copy, name, key):
+    path = copy / f"{name}.safetensors"
+    arrays = load_file(path)
+    for array in (arrays[key].astype(np.float64), arrays[key][:-1], arrays[key][None], arrays[key].astype(np.int32)):
+        save_file(arrays | {key: np.ascontiguousarray(array)}, path)
+        rehash(copy, f"{name}.safetensors")
+        assert_refused(copy, name)
+    save_file(arrays | {"more": arrays[key]}, path)
+    rehash(copy, f"{name}.safetensors")
+    assert_refused(copy, "unknown array")
+
+
+def test_schema_1_with_pinned_layers_is_still_read(copy):
+    trace, path = Trace.load(copy), copy / "layers/001.safetensors"
+    window = (7, 290), (3, 250), (40, 30)
+    expected = [trace.window_planes(1, head, *window) for head in range(HEADS)]
+    heads = [load_file(copy / f"pinned/001_q{head:04d}.safetensors") for head in range(HEADS)]
+    keys = [load_file(copy / f"pinned/001_k{head:04d}.safetensors")["k"] for head in range(2)]
+    layer = {"q": np.stack([head["q"] for head in heads]), "lse": np.stack([head["lse"] for head in heads]), "k": np.stack(keys)}
+    save_file(load_file(path) | layer, path)
+    shutil.rmtree(copy / "pinned")
+    files = json.loads((copy / META).read_bytes())["files"]
+    rewrite(copy, schema=1, files={name: file for name, file in files.items() if not name.startswith("pinned/")})
+    rehash(copy, "layers/001.safetensors")
+    old = Trace.load(copy)
+    assert old.pinned(1, 0) and not old.pinned(0, 0)
+    assert all(same(old.window_planes(1, head, *window), expected[head]) for head in range(HEADS))
+    save_file({name: array for name, array in load_file(path).items() if name != "k"}, path)
+    rehash(copy, "layers/001.safetensors")
+    assert_refused(copy, "'k'")
+
+
+def test_windows_of_a_long_prompt(tmp_path):
+    """Closed forms at 128K tokens: cells of every zoom level, the overview, and the one planted cell."""
+    needle = 100_003, 30_011
+    head = write_long_trace(tmp_path / "t", 131072, needle)
+    trace = Trace.load(tmp_path / "t")
+    assert trace.window(0, 0, (needle[0], needle[0] + 1), (needle[1], needle[1] + 1), (1, 1)) == pytest.approx(
+        head.weights([needle[0]], [needle[1]]), rel=1e-4
+    )
+    overview = trace.overview(0, 0)
+    for level in range(9):
+        size = 2**level
+        row, column = (position // size * size for position in needle)
+        cells = 3 if size < 64 else 1
+        rows, cols = (row, row + cells * size), (column, column + cells * size)
+        found, missed = trace.window_planes(0, 0, rows, cols, (cells, cells))
+        exact = head.weights(np.arange(*rows), np.arange(*cols)).reshape(cells, size, cells, size).max(axis=(1, 3))
+        np.testing.assert_allclose(found, exact, rtol=1e-3)
+        assert np.array_equal(found, missed)
+    assert overview[needle[0] // 256, needle[1] // 256] == pytest.approx(found[0, 0], rel=1e-3)
+    rows, cols = (120_000, 120_512), (119_900, 120_412)
+    np.testing.assert_allclose(
+        trace.window(0, 0, rows, cols, (512, 512)), head.weights(np.arange(*rows), np.arange(*cols)), rtol=1e-3, atol=1e-9
+    )
