@@ -51,9 +51,15 @@ def work(length: int):
 
     def time_it(job: Job):
         job.progress(0.0, "Loading torch")
-        from sampleattn import bench
+        import torch
 
-        rows = bench.time_here(length, progress=job.progress, cancelled=job.cancel.is_set)
+        from sampleattn.bench.measure import Shape, measure
+
+        cuda = torch.cuda.is_available()
+        size = (32, 8, 128, torch.bfloat16) if cuda else (4, 2, 64, torch.float32)
+        shape, density = Shape(*size, torch.device("cuda" if cuda else "cpu")), 0.1 if cuda else 0.25
+        parts = ("method", "stages", "forward", "logsumexp")
+        rows = list(measure(parts, shape, density, [length], progress=job.progress))
         table = {title: [row[name] for row in rows] for name, title in COLUMNS.items()}
         return table | {"what": [WHAT.get(what, what) for what in table["what"]]}
 

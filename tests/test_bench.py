@@ -4,127 +4,198 @@ import csv
 import pytest
 import torch
 
-from sampleattn import SampleAttentionConfig, bench
-from sampleattn.planted import SHARES, planted
+from sampleattn.bench import bars, check, command, measure, report, timing
+from sampleattn.bench.cases import forced, on_tiles
+from sampleattn.bench.feeds import feed_of
+from sampleattn.bench.measure import PARTS, Shape, plan
 
-SIZE = {"heads": 4, "kv_heads": 2, "head_dim": 64, "density": 0.3, "dtype": torch.float32, "device": "cpu"}
-
-
-def tile_masses(x):
-    """The exact mass [Hq, N, blocks] of planted inputs, densely."""
-    group, length = x.q.shape[1] // x.k.shape[1], x.q.shape[2]
-    scores = x.q[0] @ x.k[0].repeat_interleave(group, 0).mT * x.q.shape[-1] ** -0.5
-    scores = scores.masked_fill(~torch.ones(length, length, dtype=torch.bool).tril(), -torch.inf)
-    return torch.nn.functional.pad(scores.softmax(-1), (0, -length % 128)).unflatten(-1, (-1, 128)).sum(-1)
+CPU = torch.device("cpu")
+SHAPE = Shape(heads=4, kv_heads=2, head_dim=64, dtype=torch.float32, device=CPU)
 
 
-@pytest.mark.parametrize(("length", "head_dim"), [(4096, 64), (3500, 128)])
-def test_the_planted_mass_is_where_it_should_be(length, head_dim):
-    x = planted(length, **SIZE | {"head_dim": head_dim})
-    recall = (tile_masses(x) * x.mask[0].repeat_interleave(128, 1)[:, :length]).sum(-1)
-    expected = x.mass.repeat_interleave(2, 0)
-    assert recall.mean() == pytest.approx(float(expected.mean()), abs=0.01)
-    assert recall.quantile(0.02) > 0.95
-    assert x.density == pytest.approx(0.3, abs=0.03)
+def rows_of(*parts, **options):
+    return list(measure.measure(parts, SHAPE, 0.3, [256], seconds=0.001, **options))
 
 
-def test_planted_pieces_carry_their_shares():
-    """Of the last rows' mass: the sink token, the column tokens (those of the rows that see them all) and one slash token."""
-    x = planted(4096, **SIZE)
-    rows, keys = x.q[0, 0, -200:], x.k[0, 0]
-    future = torch.arange(4096) > torch.arange(3896, 4096)[:, None]
-    weights = (rows @ keys.T * rows.shape[-1] ** -0.5).masked_fill(future, -torch.inf).softmax(-1)
-    sink, columns = keys[:, 0] > 0, keys[:, 1] > 0
-    assert sink.sum() == 1 and columns.sum() > 1
-    assert weights[:, sink].sum(-1).mean() == pytest.approx(SHARES["sink"], abs=0.02)
-    assert weights[:, columns].sum(-1).mean() == pytest.approx(SHARES["columns"], abs=0.02)
-    assert weights[:, ~(sink | columns)].amax(-1).median() == pytest.approx(SHARES["slash"], abs=0.02)
+def test_times_are_ordered_and_calls_take_turns():
+    order = []
+    first, second = timing.time_calls([lambda: order.append(1), lambda: order.append(2)], CPU, seconds=0.001, least=5, most=9)
+    assert 0 <= first.p20 <= first.median <= first.p80 and second.median >= 0
+    assert order[:2] == [1, 2] and order.count(1) == order.count(2) and order[-4:] == [1, 2, 1, 2]
 
 
-def test_what_was_planted_is_detected():
-    line = bench.detection(4096, 4, 2, 64, 0.25, torch.float32, "cpu")
-    x = planted(4096, 4, 2, 64, 0.25, torch.float32)
-    from sampleattn import sample_attention
-
-    _, selection = sample_attention(x.q, x.k, x.v, SampleAttentionConfig(dense_below=0), return_selection=True)
-    assert x.found(selection.block_mask) > 0.95, line
-    assert float(selection.density.mean()) < 1.2 * x.density, line
-
-
-def test_planting_is_repeatable_and_says_what_does_not_fit():
-    a, b = planted(700, **SIZE), planted(700, **SIZE)
-    assert torch.equal(a.q, b.q) and torch.equal(a.v, b.v) and torch.equal(a.mask, b.mask)
-    with pytest.raises(ValueError, match="head_dim is too small"):
-        planted(4096, **SIZE | {"head_dim": 8})
-
-
-@pytest.mark.parametrize("length", [1, 127, 129, 300])
-def test_short_planted_inputs(length):
-    x = planted(length, **SIZE)
-    assert x.q.isfinite().all() and x.k.isfinite().all() and x.mask.shape[-1] == -(-length // 128)
-
-
-def test_time_call_counts_calls_and_orders_percentiles():
-    calls = []
-    median, p20, p80 = bench.time_call(lambda: calls.append(1), "cpu", seconds=0.001, least=5, most=9)
-    assert 7 <= len(calls) <= 11 and 0 <= p20 <= median <= p80
-
-
-def test_measure_gives_rows_and_progress():
-    said = []
-    rows = bench.measure([512], **SIZE, progress=lambda fraction, text: said.append((fraction, text)), seconds=0.01)
-    assert [(row["what"], row["implementation"]) for row in rows] == [
-        ("dense", "sdpa"),
-        ("sparse_forward", "torch"),
-        ("stage_1", "torch"),
-        ("selection", "joint"),
-        ("sample_attention", "torch, joint"),
-        ("row_logsumexp", "torch"),
-    ]
-    assert all(tuple(row) == bench.COLUMNS for row in rows)
+@pytest.mark.parametrize(
+    "part, expected",
+    [
+        ("roof", [("matmul", "torch"), ("copy", "torch")]),
+        ("auto", [("dense", "sdpa"), ("sample_attention", "auto, density 0.3"), ("sample_attention", "torch, density 0.3")]),
+        ("method", [("dense", "sdpa"), ("sample_attention", "torch, joint"), ("sample_attention", "torch, density 0.3")]),
+        ("stages", [("stage_1", "torch"), ("selection", "density 0.3")]),
+        ("forward", [("dense", "sdpa"), ("sparse_forward", "torch")]),
+        ("everything", [("dense", "sdpa"), ("sparse_forward", "torch")]),
+        ("logsumexp", [("dense", "sdpa"), ("row_logsumexp", "torch")]),
+        ("maps", [("map_whole", "256 x 256"), ("map_window", "256 x 256")]),
+    ],
+)
+def test_each_part_gives_its_rows(part, expected):
+    rows = rows_of(part)
+    assert [(row["what"], row["implementation"]) for row in rows] == expected
+    assert all(set(row) == set(report.COLUMNS) and row["mode"] == "eager" for row in rows)
     assert all(0 < row["p20_ms"] <= row["median_ms"] <= row["p80_ms"] for row in rows)
+
+
+def test_recorded_inputs_come_from_the_bundled_model():
+    rows = rows_of("recorded")
+    assert {(row["input"], row["heads"], row["kv_heads"], row["head_dim"], row["length"]) for row in rows} == {
+        ("recorded", 6, 2, 64, 256)
+    }
+
+
+def test_a_given_feed_takes_the_place_of_the_planted_one_and_is_cut():
+    feed = feed_of(torch.randn(4, 300, 16), torch.randn(2, 300, 16))
+    rows = rows_of("method", feed=feed)
+    assert {(row["input"], row["length"], row["head_dim"]) for row in rows} == {("recorded", 256, 16)}
+
+
+def test_nothing_is_timed_twice_and_rivals_can_be_left_out():
+    rows = rows_of("auto", "method", "logsumexp", rivals=False)
+    keys = [(row["what"], row["implementation"]) for row in rows]
+    assert len(keys) == len(set(keys)) and not any(row["what"] == "dense" for row in rows)
+
+
+def test_progress_rises_to_the_end():
+    said = []
+    rows_of("method", "stages", progress=lambda *step: said.append(step))
     fractions = [fraction for fraction, _ in said]
     assert fractions == sorted(fractions) and fractions[-1] == 1.0
 
 
-def test_measure_can_be_cancelled():
-    said = []
-    rows = bench.measure([512], **SIZE, progress=lambda *step: said.append(step), cancelled=lambda: len(said) > 2, seconds=0.01)
-    assert 0 < len(rows) < 4
+def test_the_default_plan_covers_every_bar():
+    settings = plan(PARTS, 128, 0.1)
+    at = {(setting.length, setting.head_dim, setting.density): setting.parts for setting in settings}
+    assert set(at[131072, 128, 0.1]) == {"auto", "method", "stages", "forward", "logsumexp", "maps"}
+    assert at[131072, 128, 0.25] == at[32768, 128, 0.25] == ("forward",) and at[32768, 64, 0.1] == ("head_dim_64",)
+    assert "everything" in at[32768, 128, 0.1] and at[1 << 20, 128, 0.05] == ("million",)
+    assert all("auto" in at[1024 << i, 128, 0.1] for i in range(8))
 
 
 def test_causal_operations_are_counted_once():
     mask = torch.ones(1, 2, 4, 4, dtype=torch.bool).tril()
-    assert bench._on_tiles(mask, 64) == 4 * 2 * 64 * 512**2 / 2
+    assert on_tiles(mask, 64) == 4 * 2 * 64 * 512**2 / 2
+
+
+def test_every_operator_passes_its_check():
+    names = [name for name in check.OPERATORS if name != "block_index_lists"]
+    assert check.check(names, forced(CPU), CPU, torch.float32, 64) == {}
 
 
 def test_no_speed_on_a_red_check(monkeypatch, tmp_path, capsys):
-    ops = bench.backends.twins("torch")
+    ops = check.backends.twins("torch")
     wrong = type(ops)(**vars(ops) | {"row_logsumexp": lambda q, k: ops.row_logsumexp(q, k) + 1})
-    monkeypatch.setattr(bench.backends, "twins", lambda name: wrong)
-    assert command(tmp_path / "out.csv") == 1
+    monkeypatch.setattr(check.backends, "twins", lambda name: wrong)
+    assert bench(tmp_path / "out.csv", "--only", "logsumexp,stages") == 1
     assert "row_logsumexp is off by 1 from float64" in capsys.readouterr().err
-    assert not (tmp_path / "out.csv").exists()
+    assert {row["what"] for row in written(tmp_path / "out.csv")} == {"stage_1", "selection"}
 
 
-def command(path, *more):
+def bench(path, *more):
     parser = argparse.ArgumentParser()
-    bench.add_arguments(parser)
+    command.add_arguments(parser)
     size = ["--lengths", "256", "--heads", "2", "--kv-heads", "1", "--head-dim", "64", "--density", "0.5", "--device", "cpu"]
-    return bench.run(parser.parse_args(["--out", str(path), *size, *more]))
+    return command.run(parser.parse_args(["--out", str(path), *size, "--seconds", "0.001", *more]))
+
+
+def written(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 def test_the_command_appends_to_the_file(tmp_path, capsys):
     path = tmp_path / "new" / "out.csv"
-    assert command(path) == 0 and command(path, "--no-rivals") == 0
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    assert tuple(rows[0]) == bench.COLUMNS and len(rows) == 6 + 5
+    assert bench(path, "--only", "method") == 0 and bench(path, "--only", "method", "--no-rivals") == 0
+    rows = written(path)
+    assert tuple(rows[0]) == report.COLUMNS and len(rows) == 3 + 2
     assert {row["length"] for row in rows} == {"256"} and rows[0]["torch"] == torch.__version__
     out = capsys.readouterr().out
     assert "sample_attention" in out and "Of the tiles planted" in out
 
 
-def test_the_command_names_a_wrong_argument(tmp_path, capsys):
-    assert command(tmp_path / "out.csv", "--density", "2") == 1
-    assert "density above 0 and at most 1" in capsys.readouterr().err
+def test_rows_of_an_older_file_are_kept(tmp_path):
+    path = tmp_path / "old.csv"
+    path.write_text("date,what,median_ms\n2026-01-01,dense,2.5\n", encoding="utf-8")
+    report.append(path, [{"what": "copy", "median_ms": 1.0}])
+    old, new = written(path)
+    assert (old["what"], old["median_ms"], old["mode"]) == ("dense", "2.5", "") and new["what"] == "copy"
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (("--density", "2"), "density above 0 and at most 1"),
+        (("--only", "method,nonsense"), "knows no nonsense"),
+        (("--lengths", "0"), "lengths must be positive"),
+        (("--lengths", "1k"), "invalid literal"),
+    ],
+)
+def test_the_command_names_a_wrong_argument(tmp_path, capsys, arguments, said):
+    assert bench(tmp_path / "out.csv", *arguments) == 1
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out.csv").exists()
+
+
+# Bars
+
+
+def row(what, implementation, length, median, mode="eager", **more):
+    given = {"head_dim": 128, "density": "", "input": "planted", "tflops": "", "memory_mb": ""} | more
+    return {"what": what, "implementation": implementation, "length": length, "median_ms": median, "mode": mode} | given
+
+
+def test_bars_are_ratios_of_the_rows_of_one_mode():
+    rows = [
+        row("sparse_forward", "triton", 32768, 2.0, density=0.0999),
+        row("sparse_forward", "fa4", 32768, 1.8, density=0.0999),
+        row("sparse_forward", "flex", 32768, 3.0, density=0.0999),
+        row("sparse_forward", "triton", 32768, 1.0, density=0.0999, mode="graph"),
+        row("stage_1", "triton", 32768, 0.2),
+        row("selection", "density 0.1", 32768, 0.1, density=0.1),
+        row("index_lists", "triton", 32768, 0.06, density=0.1),
+        row("dense", "cudnn", 32768, 14.0, density=1.0, tflops=600.0),
+        row("sparse_forward", "triton", 32768, 14.5, density=1.0, tflops=579.0),
+        row("sample_attention", "triton, density 0.1", 32768, 2.5, memory_mb=600.0),
+    ]
+    reached = {found.what: found for found in bars.bars(rows)}
+    values = {what: (round(found.value, 3), found.met) for what, found in reached.items()}
+    assert values == {
+        "sparse forward at 10%, 32K: rate over fa4's": (0.9, False),
+        "sparse forward at 10%, 32K: rate over flex's": (1.5, True),
+        "sparse forward with everything kept, 32K: rate over cuDNN dense": (0.965, True),
+        "stage 1 + stage 2 + index lists, 32K: share of the forward at 10%": (0.18, True),
+        "sample_attention, 10% imposed, 32K: times faster than cudnn dense": (5.6, False),
+        "break-even of sample_attention with cuDNN dense, tokens": (32768, False),
+    }
+    assert [found.what for found in bars.bars(rows, "graph")] == []
+
+
+def test_a_bar_counts_as_met_if_every_mode_meets_it():
+    rows = [
+        row("dense", "cudnn", 1024, 1.0),
+        row("sample_attention", "auto, density 0.1", 1024, 1.5),
+        row("dense", "cudnn", 1024, 1.0, "graph"),
+        row("sample_attention", "auto, density 0.1", 1024, 1.02, "graph"),
+    ]
+    (line,) = bars.bars_table(rows)[1:]
+    assert "1.5" in line and "1.02" in line and line.endswith("not met")
+    assert bars.bars_table([]) == ["No bar was measured in this run."]
+
+
+def test_break_even_is_where_the_curves_cross_last():
+    lengths = [1024, 2048, 4096, 8192]
+    assert bars.break_even(lengths, [2, 2, 2, 2], [1, 1, 4, 4]) == pytest.approx(2048 * 2**0.5)
+    assert bars.break_even(lengths, [1, 3, 1, 1], [2, 2, 2, 2]) > 2048
+    assert bars.break_even(lengths, [1, 1, 1, 1], [2, 2, 2, 2]) == 1024
+    assert bars.break_even(lengths, [1, 1, 1, 3], [2, 2, 2, 2]) is None
+
+
+def test_amdahl():
+    assert bars.amdahl(10.0, 4.0, 0.1) == pytest.approx(10 / 4.6)

@@ -1,0 +1,96 @@
+"""Medians of calls: CUDA events on a GPU, a clock elsewhere.
+
+"eager": calls queued back to back. Where a call's kernels are shorter than the host needs to launch them, its time is the host's.
+Inputs smaller than the L2 cache stay in it.
+"graph": the call as a CUDA graph, replayed with the L2 cache overwritten before each replay: the GPU's time alone, from memory.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+MODES = ("eager", "graph")
+FLUSH_BYTES = 256 << 20
+
+
+@dataclass(frozen=True)
+class Times:
+    """Milliseconds of a call: median, 20th and 80th percentile."""
+
+    median: float
+    p20: float
+    p80: float
+
+
+def time_calls(
+    calls: Sequence[Callable[[], object]], device, mode="eager", seconds: float = 0.3, least: int = 5, most: int = 400
+) -> list[Times]:
+    """The times of calls, which take turns so that all see the same clocks: each is warmed up, then repeated for about `seconds`.
+
+    mode: of MODES; "graph" needs a GPU. Raises what a call raises, and RuntimeError for a call that can't be captured.
+    """
+    cuda = torch.device(device).type == "cuda"
+    for call in calls:
+        call()  # compiles
+    if mode == "graph":
+        calls = [_graph(call) for call in calls]
+    flush = torch.empty(FLUSH_BYTES, dtype=torch.int8, device=device).zero_ if mode == "graph" else lambda: None
+    once = sum(_rounds(calls, flush, cuda, 1)[0])
+    repeats = min(max(int(seconds * 1e3 * len(calls) / max(once, 1e-3)), least), most)
+    _rounds(calls, flush, cuda, repeats // 10)
+    return [_summary(times) for times in zip(*_rounds(calls, flush, cuda, repeats), strict=True)]
+
+
+def _summary(times) -> Times:
+    times, fifth = sorted(times), len(times) // 5
+    return Times(statistics.median(times), times[fifth], times[-1 - fifth])
+
+
+def _graph(call) -> Callable[[], None]:
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return graph.replay
+
+
+def _rounds(calls, flush, cuda, rounds) -> list[list[float]]:
+    """Milliseconds [rounds][calls]."""
+    if not cuda:
+        return [[_clocked(call) for call in calls] for _ in range(rounds)]
+    marks = [[[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in calls] for _ in range(rounds)]
+    torch.cuda.synchronize()
+    for row in marks:
+        for call, (start, end) in zip(calls, row, strict=True):
+            flush()
+            start.record()
+            call()
+            end.record()
+    torch.cuda.synchronize()
+    return [[start.elapsed_time(end) for start, end in row] for row in marks]
+
+
+def _clocked(call) -> float:
+    start = time.perf_counter()
+    call()
+    return 1e3 * (time.perf_counter() - start)
+
+
+def extra_memory(call: Callable[[], object], device) -> tuple[int | None, object]:
+    """(bytes of GPU memory that a call needs above what is allocated before it and the tensors that it returns, its result).
+
+    None on a CPU. Tensors count where they are the result, or in it if it is a tuple.
+    """
+    if torch.device(device).type != "cuda":
+        return None, call()
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    result = call()
+    torch.cuda.synchronize(device)
+    returned = sum(x.nbytes for x in (result if isinstance(result, tuple) else (result,)) if isinstance(x, torch.Tensor))
+    return torch.cuda.max_memory_allocated(device) - before - returned, result
