@@ -1,4 +1,7 @@
-"""Which implementation runs: the torch twins (anywhere) or the Triton kernels (NVIDIA GPUs). Never silently changed."""
+"""Which implementation runs: torch (anywhere), the Triton kernels (NVIDIA GPUs), or Triton with FlashAttention-4's forward.
+
+Never silently changed: only "auto" chooses.
+"""
 
 from __future__ import annotations
 
@@ -10,32 +13,33 @@ from types import SimpleNamespace
 import torch
 
 LEAST_CAPABILITY = (8, 0)  # bfloat16 matrix units
+FA4_CAPABILITY = (9, 0)  # on Blackwell its query blocks are 256 rows, on Ampere it has no block lists
 KERNEL_BLOCK = 128
+KERNEL_DTYPES = (torch.float16, torch.bfloat16)
 
 
-def resolve(
-    backend: str, device: torch.device | str, dtype: torch.dtype = torch.bfloat16, block_size: int = KERNEL_BLOCK
-) -> str:
-    """What runs, "torch" or "triton", for a backend of the config and the device, dtype and block size of the inputs.
+def resolve(backend: str, device: torch.device | str, dtype: torch.dtype = torch.bfloat16, block_size: int = KERNEL_BLOCK) -> str:
+    """What runs, "torch", "triton" or "fa4", for a backend of the config and the device, dtype and block size of the inputs.
 
     "auto" takes Triton for float16 and bfloat16 in blocks of 128 on an NVIDIA GPU of compute capability 8.0 or higher where
     Triton is installed, else torch.
-    Raises RuntimeError if "triton" is asked for and can't run, ValueError for an unknown backend.
+    Raises RuntimeError if "triton" or "fa4" is asked for and can't run, ValueError for an unknown backend.
     """
-    if backend not in ("auto", "torch", "triton"):
-        raise ValueError(f"backend must be auto, torch or triton, not {backend!r}")
+    device = torch.device(device)
     if backend == "torch":
         return "torch"
-    obstacle = triton_obstacle(torch.device(device))
     if backend == "auto":
         # The interpreter is for tests: "auto" never takes it.
-        fits = dtype in (torch.float16, torch.bfloat16) and block_size == KERNEL_BLOCK
-        return "triton" if fits and not obstacle and torch.device(device).type == "cuda" else "torch"
-    if obstacle:
-        raise RuntimeError(f"backend='triton' can't run: {obstacle}")
-    return "triton"
+        fits = dtype in KERNEL_DTYPES and block_size == KERNEL_BLOCK and device.type == "cuda"
+        return "triton" if fits and not triton_obstacle(device) else "torch"
+    if backend not in ("triton", "fa4"):
+        raise ValueError(f"backend must be auto, torch, triton or fa4, not {backend!r}")
+    if obstacle := (triton_obstacle if backend == "triton" else fa4_obstacle)(device):
+        raise RuntimeError(f"backend={backend!r} can't run: {obstacle}")
+    return backend
 
 
+@cache
 def triton_obstacle(device: torch.device) -> str:
     """Why Triton kernels can't run on the device; empty if they can."""
     if find_spec("triton") is None:
@@ -47,25 +51,65 @@ def triton_obstacle(device: torch.device) -> str:
         return "this PyTorch sees no NVIDIA GPU"
     capability = torch.cuda.get_device_capability(device)
     if capability < LEAST_CAPABILITY:
-        found, least = ".".join(map(str, capability)), ".".join(map(str, LEAST_CAPABILITY))
-        return f"the GPU has compute capability {found}, and the kernels need {least}"
+        return f"the GPU has compute capability {_dotted(capability)}, and the kernels need {_dotted(LEAST_CAPABILITY)}"
     return ""
 
 
 @cache
+def fa4_obstacle(device: torch.device) -> str:
+    """Why FlashAttention-4's forward can't run on the device; empty if it can."""
+    try:
+        found = find_spec("flash_attn.cute")
+    except ModuleNotFoundError:
+        found = None
+    if found is None:
+        return "FlashAttention-4 is not installed (pip install -r requirements-fa4.txt)"
+    if device.type != "cuda":
+        return f"the tensors are on {device.type}, and FlashAttention-4 needs an NVIDIA GPU"
+    if obstacle := triton_obstacle(device):
+        return obstacle
+    capability = torch.cuda.get_device_capability(device)
+    if capability != FA4_CAPABILITY:
+        return f"the GPU has compute capability {_dotted(capability)}; FlashAttention-4 takes blocks of 128 on 9.0 only"
+    return ""
+
+
+def fa4_misfit(dtype: torch.dtype, head_dim: int, value_dim: int, padded: bool, block_size: int) -> str:
+    """Which of the inputs FlashAttention-4's block lists can't take on Hopper; empty if it takes them."""
+    if dtype not in KERNEL_DTYPES:
+        return f"FlashAttention-4 takes float16 and bfloat16, not {dtype}"
+    if padded:
+        return "FlashAttention-4's block lists know no padding"
+    if block_size != KERNEL_BLOCK:
+        return f"FlashAttention-4 takes blocks of {KERNEL_BLOCK}, not {block_size}"
+    if head_dim % 8 or value_dim % 8 or head_dim > 192 or value_dim > 128:
+        return f"FlashAttention-4 takes multiples of 8, head_dim to 192 and value dim to 128, not {head_dim} and {value_dim}"
+    return ""
+
+
+def _dotted(capability: tuple[int, int]) -> str:
+    return ".".join(map(str, capability))
+
+
+@cache
 def twins(name: str) -> SimpleNamespace:
-    """The three functions of a resolved backend: sampled_tile_masses, block_sparse_attention, row_logsumexp."""
+    """The functions of a resolved backend: sampled_tile_masses, selected_tiles, block_sparse_attention, row_logsumexp."""
     if name == "torch":
+        from sampleattn.filtering import selected_tiles
         from sampleattn.reference import block_sparse_attention, row_logsumexp, sampled_tile_masses
-    elif name == "triton":
+    elif name in ("triton", "fa4"):
         from sampleattn.kernels.block_sparse_attention import block_sparse_attention
         from sampleattn.kernels.row_logsumexp import row_logsumexp
         from sampleattn.kernels.sampled_tile_masses import sampled_tile_masses
+        from sampleattn.kernels.selected_tiles import selected_tiles
     else:
-        raise ValueError(f"twins are 'torch' or 'triton', not {name!r}")
+        raise ValueError(f"twins are 'torch', 'triton' or 'fa4', not {name!r}")
+    if name == "fa4":
+        from sampleattn.fa4 import block_sparse_attention
     return SimpleNamespace(
         name=name,
         sampled_tile_masses=sampled_tile_masses,
+        selected_tiles=selected_tiles,
         block_sparse_attention=block_sparse_attention,
         row_logsumexp=row_logsumexp,
     )

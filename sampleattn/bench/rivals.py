@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from importlib.util import find_spec
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from sampleattn import backends
 from sampleattn.planted import BLOCK
 
 Call = Callable[[], object]
@@ -21,16 +21,16 @@ Call = Callable[[], object]
 
 def dense_names(device: torch.device) -> tuple[str, ...]:
     """The dense rivals to try on a device."""
-    return ("cudnn", "flash", "flex", *_fa4()) if device.type == "cuda" else ("sdpa",)
+    return ("cudnn", "flash", "flex", *_fa4(device)) if device.type == "cuda" else ("sdpa",)
 
 
 def sparse_names(device: torch.device) -> tuple[str, ...]:
     """The block-sparse rivals to try on a device."""
-    return ("flex", *_fa4()) if device.type == "cuda" else ()
+    return ("flex", *_fa4(device)) if device.type == "cuda" else ()
 
 
-def _fa4() -> tuple[str, ...]:
-    return ("fa4",) if find_spec("sampleattn.fa4") else ()
+def _fa4(device: torch.device) -> tuple[str, ...]:
+    return () if backends.fa4_obstacle(device) else ("fa4",)
 
 
 @contextmanager
@@ -58,9 +58,8 @@ def block_sparse(name: str, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> It
     else:
         from sampleattn import fa4
 
-        lists = fa4._block_lists(mask, q.shape[2], k.shape[2], BLOCK)
-        options = {"mask_mod": fa4._up_to_the_diagonal, "block_sparse_tensors": lists, "return_lse": True}
-        yield lambda: fa4._run(q, k, v, q.shape[-1] ** -0.5, **options)
+        lists = fa4.block_lists(mask, q.shape[2], k.shape[2], BLOCK)
+        yield lambda: fa4.forward(q, k, v, q.shape[-1] ** -0.5, lists)
 
 
 def _cudnn(q, k, v) -> Call:
