@@ -288,36 +288,3 @@ def test_sample_attention_never_waits_for_the_gpu(device, selection, padded):
     key_range = torch.tensor([[100, 2048]], dtype=torch.int32, device=device) if padded else None
     twin, _ = reference.block_sparse_attention(q, k, v, chosen.block_mask, None, key_range)
     assert (out.float() - twin.float()).abs().max() < 0.05 and not out.isnan().any()
-
-
-class TestResolve:
-    def test_torch_and_auto_on_a_cpu(self):
-        assert backends.resolve("torch", "cpu") == "torch"
-        assert backends.resolve("auto", torch.device("cpu")) == "torch"
-
-    @pytest.mark.skipif(INTERPRETED, reason="the interpreter takes CPU tensors")
-    def test_triton_on_a_cpu_is_an_error(self):
-        with pytest.raises(RuntimeError, match="backend='triton' can't run: the tensors are on cpu"):
-            backends.resolve("triton", "cpu")
-
-    def test_triton_that_is_not_installed_is_an_error(self, monkeypatch):
-        monkeypatch.setattr(backends, "find_spec", lambda name: None)
-        with pytest.raises(RuntimeError, match="Triton is not installed"):
-            backends.resolve("triton", "cuda")
-        assert backends.resolve("auto", "cuda") == "torch"
-
-    def test_an_older_gpu(self, monkeypatch):
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-        monkeypatch.setattr(torch.version, "cuda", "12.8")
-        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
-        assert backends.resolve("auto", "cuda") == "torch"
-        with pytest.raises(RuntimeError, match="compute capability 7.5"):
-            backends.resolve("triton", "cuda")
-        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-        assert backends.resolve("auto", "cuda") == backends.resolve("triton", "cuda") == "triton"
-
-    def test_unknown_names(self):
-        with pytest.raises(ValueError, match="auto, torch or triton"):
-            backends.resolve("cuda", "cpu")
-        with pytest.raises(ValueError, match="torch"):
-            backends.twins("auto")
