@@ -51,6 +51,30 @@ def test_recorded_inputs_come_from_the_bundled_model():
     }
 
 
+def test_a_prefill_is_timed_dense_sparse_and_without_attention(monkeypatch):
+    small = {"layers": 2, "intermediate": 96, "vocabulary": 128}
+    monkeypatch.setattr(measure.prefill, "llama", lambda shape, make=measure.prefill.llama: make(shape, **small))
+    rows = rows_of("prefill")
+    assert [(row["what"], row["implementation"]) for row in rows] == [
+        ("prefill", "dense, sdpa"),
+        ("prefill", "sample_attention, density 0.3"),
+        ("prefill", "without attention"),
+    ]
+    assert 0 < rows[1]["density"] <= 1 and rows[2]["median_ms"] < rows[1]["median_ms"]
+
+
+def test_without_attention_the_model_gives_other_logits_and_comes_back():
+    model = measure.prefill.llama(SHAPE, layers=2, intermediate=96, vocabulary=128)
+    dense, sparse, none = next(measure.prefill.cases_of(model, 300, 0.9))
+    results = []
+    for case in (dense, sparse, none, dense):
+        with case.make() as call:
+            results.append(call())
+    assert results[0].shape == (1, 1, 128) and torch.equal(results[0], results[3])
+    assert torch.allclose(results[0], results[1], atol=0.05) and not torch.allclose(results[0], results[2], atol=0.05)
+    assert model.config._attn_implementation == "sdpa"
+
+
 def test_a_given_feed_takes_the_place_of_the_planted_one_and_is_cut():
     feed = feed_of(torch.randn(4, 300, 16), torch.randn(2, 300, 16))
     rows = rows_of("method", feed=feed)
@@ -197,5 +221,18 @@ def test_break_even_is_where_the_curves_cross_last():
     assert bars.break_even(lengths, [1, 1, 1, 3], [2, 2, 2, 2]) is None
 
 
-def test_amdahl():
-    assert bars.amdahl(10.0, 4.0, 0.1) == pytest.approx(10 / 4.6)
+def test_prefill_is_held_against_what_amdahls_law_allows():
+    rows = [
+        row("prefill", "dense, cudnn", 131072, 10_000.0, density=1.0),
+        row("prefill", "sample_attention, density 0.1", 131072, 5_000.0, density=0.1),
+        row("prefill", "without attention", 131072, 4_000.0, density=0.0),
+    ]
+    ratio, share = bars.bars(rows)
+    assert ratio.value == 2.0 and not ratio.met
+    assert share.value == pytest.approx(2.0 / (10 / 4.6)) and share.met
+    (sentence,) = bars.prefill_sentences(rows)
+    assert (
+        "dense 10 s, sparse 5 s, without attention 4 s" in sentence
+        and "allows 2.17" in sentence
+        and "2.5 if it were free" in sentence
+    )

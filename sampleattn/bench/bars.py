@@ -74,10 +74,34 @@ def _bars(find) -> Iterator[tuple[str, float | None, float, bool]]:
 
 
 def _prefill(find):
-    dense, ours, rest = (find.time("prefill", name, 131072) for name in ("dense", "sample_attention", "without attention"))
+    dense, ours, rest, density = _prefill_times(find, 131072)
     yield "prefill, 128K: times lower time to first token", _over(dense, ours), 2.2, True
     if None not in (dense, ours, rest):
-        yield "prefill, 128K: share of what Amdahl's law allows", dense / ours / amdahl(dense, rest, 0.1), 0.9, True
+        yield "prefill, 128K: share of what Amdahl's law allows", dense / ours / amdahl(dense, rest, density), 0.9, True
+
+
+def _prefill_times(find, length):
+    rows = [find.row("prefill", name, length) for name in ("dense", "sample_attention", "without attention")]
+    return *(row and row["median_ms"] for row in rows), rows[1] and rows[1]["density"]
+
+
+def prefill_sentences(rows: list[dict]) -> list[str]:
+    """What a prefill took, and what Amdahl's law allows, for each length with all three rows."""
+    sentences = []
+    for length in sorted({row["length"] for row in rows if row["what"] == "prefill"}):
+        dense, ours, rest, density = _prefill_times(_Finder(rows), length)
+        if None in (dense, ours, rest):
+            continue
+        limit = amdahl(dense, rest, density)
+        seconds = ", ".join(
+            f"{name} {value / 1e3:.3g} s" for name, value in (("dense", dense), ("sparse", ours), ("without attention", rest))
+        )
+        sentences.append(
+            f"Prefill of {length:,} tokens: {seconds}. Time to first token {dense / ours:.3g} times lower; Amdahl's law allows "
+            f"{limit:.3g} with attention at {density:.1%} of its time ({dense / rest:.3g} if it were free); "
+            f"{dense / ours / limit:.0%} of that is reached."
+        )
+    return sentences
 
 
 def amdahl(dense: float, rest: float, density: float) -> float:

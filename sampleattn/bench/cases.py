@@ -15,7 +15,7 @@ from sampleattn import backends
 from sampleattn.attention import sample_attention
 from sampleattn.bench import rivals
 from sampleattn.bench.feeds import Feed, all_tiles
-from sampleattn.bench.timing import extra_memory
+from sampleattn.bench.timing import with_memory
 from sampleattn.block_mask import Grid
 from sampleattn.config import SampleAttentionConfig
 from sampleattn.filtering import select
@@ -32,7 +32,8 @@ MAP_CELLS, MAP_WINDOW = 1024, 4096
 class Case:
     """One thing to time: `make()` prepares it and is a context of the call.
 
-    density: the share of the causal tiles, None where there is none. memory: bytes above inputs and output, where measured.
+    density: the share of the causal tiles, None where there is none. memory: bytes above inputs and output, where making
+    the case has told it.
     """
 
     what: str
@@ -167,7 +168,7 @@ def _methods(feed, *configs):
 
 def _method(feed, config, name):
     q, k, v = feed.q, feed.k, feed.v
-    memory, (_, selection) = extra_memory(lambda: sample_attention(q, k, v, config, return_selection=True), q.device)
+    memory, (_, selection) = with_memory(lambda: sample_attention(q, k, v, config, return_selection=True), q.device)
     share = 1.0 if selection.dense else float(selection.density.mean())
     work = on_all(feed) if selection.dense else on_tiles(selection.block_mask, q.shape[-1])
     del selection

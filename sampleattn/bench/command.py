@@ -10,18 +10,19 @@ import torch
 
 from sampleattn.attention import sample_attention
 from sampleattn.bench import report
-from sampleattn.bench.bars import bars_table
+from sampleattn.bench.bars import bars_table, prefill_sentences
 from sampleattn.bench.cases import forced
 from sampleattn.bench.measure import DEFAULT, PARTS, Shape, measure
 from sampleattn.planted import planted
 
 DETECTION_LENGTH = 32768
+NAMES = ("roof", *PARTS, "prefill")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    known = ", ".join(("roof", *PARTS))
+    known = ", ".join(NAMES)
     parser.add_argument("--out", type=Path, required=True, help="CSV file that the rows are appended to")
-    parser.add_argument("--only", help=f"parts, with commas, of: {known} (default: all but {', '.join(_on_request())})")
+    parser.add_argument("--only", help=f"parts, with commas, of: {known} (default: {', '.join(DEFAULT)})")
     parser.add_argument("--lengths", help="tokens, with commas (default: those of each part)")
     parser.add_argument("--density", type=float, default=0.1, help="share of the causal tiles (default %(default)s)")
     parser.add_argument("--head-dim", type=int, default=128)
@@ -31,10 +32,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seconds", type=float, default=0.3, help="how long each call is repeated (default %(default)s)")
     parser.add_argument("--no-rivals", action="store_true", help="leave out the attention of others")
-
-
-def _on_request():
-    return tuple(name for name, part in PARTS.items() if part.on_request)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -53,16 +50,16 @@ def run(args: argparse.Namespace) -> int:
         print(f"bench: {error}", file=sys.stderr)
         failed = 1
     if rows:
-        print("\n".join(["", *bars_table(rows), "", *progress.notes]))
+        print("\n".join(["", *bars_table(rows), *prefill_sentences(rows), "", *progress.notes]))
         print(detection(min(max(lengths or [DETECTION_LENGTH]), DETECTION_LENGTH), shape, args.density))
     return failed
 
 
 def _arguments(args) -> tuple[list[str], list[int] | None, Shape]:
     names = list(DEFAULT) if args.only is None else [name.strip() for name in args.only.split(",")]
-    unknown = sorted(set(names) - {"roof", *PARTS})
+    unknown = sorted(set(names) - set(NAMES))
     if unknown:
-        raise ValueError(f"--only knows no {', '.join(unknown)}; it knows roof, {', '.join(PARTS)}")
+        raise ValueError(f"--only knows no {', '.join(unknown)}; it knows {', '.join(NAMES)}")
     lengths = [int(text) for text in args.lengths.split(",")] if args.lengths else None
     if min(lengths or [1]) < 1 or not 0 < args.density <= 1 or args.heads % args.kv_heads:
         raise ValueError("lengths must be positive, density above 0 and at most 1, heads a multiple of kv-heads")
@@ -88,6 +85,6 @@ class _Progress:
         self.notes = []
 
     def __call__(self, fraction: float, text: str) -> None:
-        if " left out: " in text or text.startswith("no graph of"):
+        if (" left out: " in text or text.startswith("no graph of")) and text not in self.notes:
             self.notes.append(text)
         print(f"{fraction:4.0%}  {text}", file=sys.stderr, flush=True)

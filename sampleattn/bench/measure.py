@@ -12,14 +12,14 @@ from importlib.util import find_spec
 
 import torch
 
-from sampleattn.bench import cases
+from sampleattn.bench import cases, prefill
 from sampleattn.bench.check import check
 from sampleattn.bench.feeds import Feed, planted_feed, random_feed, recorded_feed
-from sampleattn.bench.timing import time_calls
+from sampleattn.bench.timing import time_calls, with_memory
 
 Progress = Callable[[float, str], None]
 
-GRAPH_MOST_MS = 20.0  # launching is no part of a longer call: it is not timed again as a graph
+GRAPH_MOST_MS = 50.0  # launching is no part of a longer call: it is not timed again as a graph
 
 
 @dataclass(frozen=True)
@@ -128,6 +128,15 @@ def measure(
                 failures.append(f"{part} at {setting.length:,} tokens failed: {_line(error)}")
                 progress(n / len(settings), failures[-1])
         del fed
+    if "prefill" in names:
+        model = prefill.llama(shape)
+        for length in lengths or prefill.LENGTHS:
+            facts = {"length": length, "head_dim": shape.head_dim, "heads": shape.heads, "kv_heads": shape.kv_heads}
+            try:
+                yield from run.rows(prefill.cases_of(model, length, density), facts | {"input": "random"}, 1.0, least=3)
+            except (RuntimeError, ValueError, TypeError, MemoryError) as error:
+                failures.append(f"prefill of {length:,} tokens failed: {_line(error)}")
+        del model
     progress(1.0, "done")
     if failures:
         raise RuntimeError("\n".join(failures))
@@ -162,10 +171,10 @@ class _Run:
         self.common = machine(shape.device) | {"dtype": str(shape.dtype).removeprefix("torch.")}
         self.seen = set()
 
-    def rows(self, groups: cases.Cases, facts: dict, fraction: float) -> Iterator[dict]:
+    def rows(self, groups: cases.Cases, facts: dict, fraction: float, least: int = 5) -> Iterator[dict]:
         for group in groups:
             with ExitStack() as stack:
-                ready = [(case, call) for case in group if (call := self._ready(case, facts, fraction, stack))]
+                ready = [one for case in group if (one := self._ready(case, facts, fraction, stack))]
                 if not ready:
                     continue
                 slowest = 0.0
@@ -173,18 +182,18 @@ class _Run:
                     if mode == "graph" and slowest > GRAPH_MOST_MS:
                         break
                     try:
-                        times = time_calls([call for _, call in ready], self.device, mode, self.seconds)
+                        times = time_calls([call for _, call, _ in ready], self.device, mode, self.seconds, least)
                     except RuntimeError as error:
                         if mode == "eager":
                             raise
                         self.progress(fraction, f"no graph of {ready[-1][0].what}, {ready[-1][0].implementation}: {_line(error)}")
                         break
                     slowest = max(each.median for each in times)
-                    for (case, _), each in zip(ready, times, strict=True):
-                        yield self._row(case, each, mode, facts)
+                    for (case, _, memory), each in zip(ready, times, strict=True):
+                        yield self._row(case, each, mode, facts, memory)
 
     def _ready(self, case, facts, fraction, stack):
-        """The call of a case once it has run; None if it is not wanted, was timed before, or is a rival that can't run."""
+        """(case, call, memory) once it has run; None if it is not wanted, was timed before, or is a rival that can't run."""
         density = None if case.density is None else round(case.density, 2)
         key = (case.what, case.implementation, density, *facts.values())
         if key in self.seen or (case.rival and not self.rivals):
@@ -194,15 +203,15 @@ class _Run:
         self.progress(fraction, f"{place}{case.what}, {case.implementation}")
         try:
             call = stack.enter_context(case.make())
-            call()
+            memory, _ = with_memory(call, self.device)
         except Exception as error:  # of a rival that is not built in, or not for this card
             if not case.rival:
                 raise
             self.progress(fraction, f"{case.implementation} left out: {_line(error)}")
             return None
-        return call
+        return case, call, memory if case.memory is None else case.memory
 
-    def _row(self, case, times, mode, facts) -> dict:
+    def _row(self, case, times, mode, facts, memory) -> dict:
         return {
             **dict.fromkeys(("length", "head_dim", "heads", "kv_heads"), ""),
             **self.common,
@@ -216,7 +225,7 @@ class _Run:
             "p80_ms": _rounded(times.p80),
             "tflops": _rounded(case.operations and case.operations / times.median / 1e9),
             "gbytes": _rounded(case.bytes and case.bytes / 1e9),
-            "memory_mb": _rounded(None if case.memory is None else case.memory / 2**20),
+            "memory_mb": _rounded(None if memory is None else memory / 2**20),
         }
 
 

@@ -30,20 +30,23 @@ class Times:
 def time_calls(
     calls: Sequence[Callable[[], object]], device, mode="eager", seconds: float = 0.3, least: int = 5, most: int = 400
 ) -> list[Times]:
-    """The times of calls, which take turns so that all see the same clocks: each is warmed up, then repeated for about `seconds`.
+    """The times of calls that have run before (and so are compiled). They take turns, so that all see the same clocks.
 
+    Each is repeated for about `seconds`, after a warm-up of a tenth as many rounds; `least` rounds of long calls need none.
     mode: of MODES; "graph" needs a GPU. Raises what a call raises, and RuntimeError for a call that can't be captured.
     """
     cuda = torch.device(device).type == "cuda"
-    for call in calls:
-        call()  # compiles
     if mode == "graph":
         calls = [_graph(call) for call in calls]
     flush = torch.empty(FLUSH_BYTES, dtype=torch.int8, device=device).zero_ if mode == "graph" else lambda: None
-    once = sum(_rounds(calls, flush, cuda, 1)[0])
-    repeats = min(max(int(seconds * 1e3 * len(calls) / max(once, 1e-3)), least), most)
-    _rounds(calls, flush, cuda, repeats // 10)
-    return [_summary(times) for times in zip(*_rounds(calls, flush, cuda, repeats), strict=True)]
+    first = _rounds(calls, flush, cuda, 1)
+    wanted = int(seconds * 1e3 * len(calls) / max(sum(first[0]), 1e-3))
+    if wanted <= least:
+        rounds = first + _rounds(calls, flush, cuda, least - 1)
+    else:
+        _rounds(calls, flush, cuda, min(wanted, most) // 10)
+        rounds = _rounds(calls, flush, cuda, min(wanted, most))
+    return [_summary(times) for times in zip(*rounds, strict=True)]
 
 
 def _summary(times) -> Times:
@@ -80,7 +83,7 @@ def _clocked(call) -> float:
     return 1e3 * (time.perf_counter() - start)
 
 
-def extra_memory(call: Callable[[], object], device) -> tuple[int | None, object]:
+def with_memory(call: Callable[[], object], device) -> tuple[int | None, object]:
     """(bytes of GPU memory that a call needs above what is allocated before it and the tensors that it returns, its result).
 
     None on a CPU. Tensors count where they are the result, or in it if it is a tuple.
