@@ -118,7 +118,7 @@ def test_no_speed_on_a_red_check(monkeypatch, tmp_path, capsys):
     wrong = type(ops)(**vars(ops) | {"row_logsumexp": lambda q, k: ops.row_logsumexp(q, k) + 1})
     monkeypatch.setattr(check.backends, "twins", lambda name: wrong)
     assert bench(tmp_path / "out.csv", "--only", "logsumexp,stages") == 1
-    assert "row_logsumexp is off by 1 from float64" in capsys.readouterr().err
+    assert "row_logsumexp is off by 1 from its reference" in capsys.readouterr().err
     assert {row["what"] for row in written(tmp_path / "out.csv")} == {"stage_1", "selection"}
 
 

@@ -3,10 +3,9 @@ once, each output written once)."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -53,12 +52,6 @@ def forced(device: torch.device, **settings) -> SampleAttentionConfig:
     """The config that runs the method at any length: Triton on a GPU that can, torch elsewhere."""
     triton = device.type == "cuda" and not backends.triton_obstacle(device)
     return SampleAttentionConfig(dense_below=0, backend="triton" if triton else "torch", **settings)
-
-
-def imposed(config: SampleAttentionConfig, density: float) -> SampleAttentionConfig | None:
-    """The config with a fixed budget of tiles; None where the config knows none."""
-    known = any(field.name == "density" for field in fields(config))
-    return config.replace(density=density) if known else None
 
 
 def _call(function: Callable[[], object]):
@@ -112,7 +105,7 @@ def everything(feed: Feed, density: float) -> Cases:
 
 def stages(feed: Feed, density: float) -> Cases:
     """Stage 1 (the choice of rows included), stage 2 and the index lists, each as the method runs them, for `density`."""
-    yield from _stages(feed, imposed(forced(feed.q.device), density) or forced(feed.q.device))
+    yield from _stages(feed, forced(feed.q.device, density=density))
 
 
 def _stages(feed, config):
@@ -144,7 +137,7 @@ def method(feed: Feed, density: float) -> Cases:
     """The whole of sample_attention, as its target asks and with `density` imposed, and SDPA's dense attention."""
     config = forced(feed.q.device)
     yield from _rivals(feed, ("cudnn", "flash") if feed.q.is_cuda else None)
-    yield from _methods(feed, config, imposed(config, density))
+    yield from _methods(feed, config, config.replace(density=density))
 
 
 def recorded(feed: Feed, density: float) -> Cases:
@@ -157,13 +150,12 @@ def recorded(feed: Feed, density: float) -> Cases:
 
 def million(feed: Feed, density: float) -> Cases:
     """The method with `density` imposed, alone."""
-    yield from _methods(feed, imposed(forced(feed.q.device), density))
+    yield from _methods(feed, forced(feed.q.device, density=density))
 
 
 def _methods(feed, *configs):
     for config in configs:
-        if config is not None:
-            yield (_method(feed, config, _named(feed, config)),)
+        yield (_method(feed, config, _named(feed, config)),)
 
 
 def _method(feed, config, name):
@@ -178,7 +170,7 @@ def _method(feed, config, name):
 
 def auto(feed: Feed, density: float) -> Cases:
     """`backend="auto"` as users get it, dense attention, and the method whatever the length, in turns."""
-    config = imposed(forced(feed.q.device), density) or forced(feed.q.device)
+    config = forced(feed.q.device, density=density)
     open_choice = config.replace(backend="auto", dense_below=SampleAttentionConfig().dense_below)
     first = rivals.dense_names(feed.q.device)[0]
     ours = _method(feed, open_choice, f"auto, {choice(config)}"), _method(feed, config, _named(feed, config))
@@ -195,8 +187,6 @@ def logsumexp(feed: Feed, density: float) -> Cases:
 
 def maps(feed: Feed, density: float) -> Cases:
     """One head's whole triangle and a window at its end, from q, k and the row logsumexp."""
-    if "lse" not in inspect.signature(attention_map).parameters:
-        return
     q, k, length = feed.q[:, :1], feed.k[:, :1], feed.length
     lse = _ops(feed).row_logsumexp(q, k)
     cells, window = min(MAP_CELLS, length), min(MAP_WINDOW, length)
@@ -214,8 +204,7 @@ def _ops(feed):
 
 def choice(config: SampleAttentionConfig) -> str:
     """How a row calls the choice of tiles: "joint", or "density 0.1" where it is imposed."""
-    density = getattr(config, "density", None)
-    return config.selection if density is None else f"density {density:g}"
+    return config.selection if config.density is None else f"density {config.density:g}"
 
 
 def _named(feed, config):

@@ -40,17 +40,18 @@ class Part:
 
 
 LONG = (32768, 131072)
-METHOD = ("sample_attention", "sampled_tile_masses", "block_sparse_attention")
+METHOD = ("sample_attention", "sampled_tile_masses", "selected_tiles", "block_sparse_attention")
+STAGES = (*METHOD[1:3], "block_index_lists")
 PARTS = {
     "auto": Part(cases.auto, METHOD, tuple(1024 << i for i in range(8))),
     "method": Part(cases.method, METHOD, LONG),
-    "stages": Part(cases.stages, METHOD[:2], LONG),
-    "forward": Part(cases.forward, METHOD[2:], LONG, densities=(0.25,)),
-    "head_dim_64": Part(cases.forward, METHOD[2:], LONG[:1], head_dim=64),
-    "everything": Part(cases.everything, METHOD[2:], LONG[:1]),
+    "stages": Part(cases.stages, STAGES, LONG),
+    "forward": Part(cases.forward, METHOD[3:], LONG, densities=(0.25,)),
+    "head_dim_64": Part(cases.forward, METHOD[3:], LONG[:1], head_dim=64),
+    "everything": Part(cases.everything, METHOD[3:], LONG[:1]),
     "logsumexp": Part(cases.logsumexp, ("row_logsumexp",), LONG),
     "maps": Part(cases.maps, ("attention_map",), LONG[1:]),
-    "recorded": Part(cases.recorded, METHOD, (16384,), head_dim=64, feed="recorded", on_request=True),
+    "recorded": Part(cases.recorded, METHOD + STAGES[2:], (16384,), head_dim=64, feed="recorded", on_request=True),
     "million": Part(cases.million, METHOD, (1 << 20,), only_density=0.05, feed="random", on_request=True),
 }
 DEFAULT = ("roof", *(name for name, part in PARTS.items() if not part.on_request))
@@ -110,46 +111,40 @@ def measure(
     """
     names, settings = tuple(names), plan(names, shape.head_dim, density, lengths)
     run = _Run(shape, rivals, seconds, progress)
-    failures = []
     if "roof" in names:
         yield from run.rows(cases.roof(shape.device, shape.dtype), {"input": "random"}, 0.0)
-    wrong = _wrong(settings, shape, progress)
+    operators: dict[int, set[str]] = {shape.head_dim: set(METHOD)} if "prefill" in names else {}
+    for setting in settings:
+        operators.setdefault(setting.head_dim, set()).update(*(PARTS[part].operators for part in setting.parts))
+    run.wrong = _wrong(operators, shape, progress)
     for n, setting in enumerate(settings):
         progress(n / len(settings), f"{setting.length:,} tokens, head_dim {setting.head_dim}, density {setting.density:g}")
         fed = feed.cut(setting.length) if feed else _fed(setting, shape)
         facts = {"length": fed.length, "head_dim": fed.q.shape[-1], "heads": fed.q.shape[1], "kv_heads": fed.k.shape[1]}
-        for part in setting.parts:
-            red = [wrong[key] for operator in PARTS[part].operators if (key := (setting.head_dim, operator)) in wrong]
-            try:
-                if red:
-                    raise RuntimeError(f"{red[0]}, so no speed is reported")
-                yield from run.rows(PARTS[part].cases(fed, setting.density), facts | {"input": fed.source}, n / len(settings))
-            except (RuntimeError, ValueError, TypeError, MemoryError) as error:
-                failures.append(f"{part} at {setting.length:,} tokens failed: {_line(error)}")
-                progress(n / len(settings), failures[-1])
+        for name in setting.parts:
+            part = PARTS[name]
+            yield from run.part(
+                name, part.operators, part.cases(fed, setting.density), facts | {"input": fed.source}, n / len(settings)
+            )
         del fed
     if "prefill" in names:
         model = prefill.llama(shape)
         for length in lengths or prefill.LENGTHS:
             facts = {"length": length, "head_dim": shape.head_dim, "heads": shape.heads, "kv_heads": shape.kv_heads}
-            try:
-                yield from run.rows(prefill.cases_of(model, length, density), facts | {"input": "random"}, 1.0, least=3)
-            except (RuntimeError, ValueError, TypeError, MemoryError) as error:
-                failures.append(f"prefill of {length:,} tokens failed: {_line(error)}")
+            groups = prefill.cases_of(model, length, density)
+            yield from run.part("prefill", METHOD, groups, facts | {"input": "random"}, 1.0, least=3)
         del model
     progress(1.0, "done")
-    if failures:
-        raise RuntimeError("\n".join(failures))
+    if run.failures:
+        raise RuntimeError("\n".join(run.failures))
 
 
-def _wrong(settings, shape, progress) -> dict[tuple[int, str], str]:
-    """(head_dim, operator) -> what is wrong with it."""
+def _wrong(operators: dict[int, set[str]], shape, progress) -> dict[tuple[int, str], str]:
+    """(head_dim, operator) -> what is wrong with it, of those that are to be timed at each head_dim."""
     wrong = {}
-    for dim in sorted({setting.head_dim for setting in settings}):
-        parts = {part for setting in settings if setting.head_dim == dim for part in setting.parts}
-        operators = sorted({operator for part in parts for operator in PARTS[part].operators})
-        progress(0.0, f"checking at head_dim {dim}: {', '.join(operators)}")
-        found = check(operators, cases.forced(shape.device), shape.device, shape.dtype, dim)
+    for dim, names in sorted(operators.items()):
+        progress(0.0, f"checking at head_dim {dim}: {', '.join(sorted(names))}")
+        found = check(sorted(names), cases.forced(shape.device), shape.device, shape.dtype, dim)
         wrong |= {(dim, operator): sentence for operator, sentence in found.items()}
     return wrong
 
@@ -169,7 +164,18 @@ class _Run:
     def __init__(self, shape, rivals, seconds, progress):
         self.device, self.rivals, self.seconds, self.progress = shape.device, rivals, seconds, progress
         self.common = machine(shape.device) | {"dtype": str(shape.dtype).removeprefix("torch.")}
-        self.seen = set()
+        self.seen, self.wrong, self.failures = set(), {}, []
+
+    def part(self, name, operators, groups: cases.Cases, facts: dict, fraction: float, least: int = 5) -> Iterator[dict]:
+        """The rows of a part; none of one that fails, or that times an operator which is wrong."""
+        red = [sentence for (dim, operator), sentence in self.wrong.items() if dim == facts["head_dim"] and operator in operators]
+        try:
+            if red:
+                raise RuntimeError(f"{red[0]}, so no speed is reported")
+            yield from self.rows(groups, facts, fraction, least)
+        except (RuntimeError, ValueError, TypeError, MemoryError) as error:
+            self.failures.append(f"{name} at {facts['length']:,} tokens failed: {_line(error)}")
+            self.progress(fraction, self.failures[-1])
 
     def rows(self, groups: cases.Cases, facts: dict, fraction: float, least: int = 5) -> Iterator[dict]:
         for group in groups:

@@ -15,7 +15,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AttentionInterface, AttentionMaskInterface, LlamaConfig, LlamaForCausalLM
 
-from sampleattn.bench.cases import Case, Cases, choice, forced, imposed
+from sampleattn.bench.cases import Case, Cases, choice, forced
 from sampleattn.hf import use_sample_attention
 
 LENGTHS = (32768, 131072)
@@ -49,9 +49,7 @@ def llama(shape, layers=LAYERS, intermediate=INTERMEDIATE, vocabulary=VOCABULARY
 def cases_of(model: LlamaForCausalLM, length: int, density: float) -> Cases:
     """Dense, sparse with `density` imposed, and without attention, in turns. RuntimeError if a layer did not run sparse."""
     ids = torch.randint(model.config.vocab_size, (1, length), generator=torch.Generator().manual_seed(0)).to(model.device)
-    config = imposed(forced(model.device), density)
-    if config is None:
-        raise RuntimeError("a prefill needs a fixed density, which this version's settings don't have")
+    config = forced(model.device, density=density)
 
     def first_token(context):
         def call():
