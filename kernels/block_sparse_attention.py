@@ -4,7 +4,9 @@ import torch
 import triton
 import triton.language as tl
 
+from . import hopper
 from .block_index_lists import block_index_lists
+from .block_sparse_attention_hopper import block_sparse_attention_hopper
 from .primitives import LOG2_E, check_block_size, check_inputs, load_rows, load_tile, masked_scores, on_device, padded, real_keys
 
 # larger padded head_dim -> keys per step, warps, pipeline stages (notes/kernels.md says how they were chosen)
@@ -32,6 +34,9 @@ def block_sparse_attention(q, k, v, block_mask, scale=None, key_range=None, bloc
     ids, spans = block_index_lists(block_mask, queries, keys, key_range, block_size)
     out = torch.empty(batch, heads, queries, value_dim, dtype=q.dtype, device=q.device)
     lse = torch.empty(batch, heads, queries, dtype=torch.float32, device=q.device)
+    if block_size == 128 and hopper.fits(q, k, v):
+        block_sparse_attention_hopper(q, k, v, ids, spans, key_range, out, lse, scale)
+        return out, lse
     step, warps, stages = CONFIGS[max(padded(head_dim), padded(value_dim))]
     with on_device(q):
         _forward[(expected[2] * batch * heads,)](

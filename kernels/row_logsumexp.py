@@ -4,7 +4,9 @@ import torch
 import triton
 import triton.language as tl
 
+from . import hopper
 from .primitives import LOG2_E, check_inputs, load_rows, load_tile, masked_scores, on_device, padded, real_keys
+from .row_logsumexp_hopper import row_logsumexp_hopper
 
 # padded head_dim -> keys per step, warps, pipeline stages; the rows per program are ROWS
 CONFIGS = {64: (128, 8, 2), 128: (128, 8, 2), 256: (64, 8, 2)}
@@ -20,6 +22,9 @@ def row_logsumexp(q, k, scale=None, key_range=None):
     scale = check_inputs(q, k, None, scale, key_range)
     (batch, heads, queries, head_dim), (kv_heads, keys) = q.shape, k.shape[1:3]
     lse = torch.empty(batch, heads, queries, dtype=torch.float32, device=q.device)
+    if hopper.fits(q, k):
+        row_logsumexp_hopper(q, k, key_range, lse, scale)
+        return lse
     step, warps, stages = CONFIGS[padded(head_dim)]
     with on_device(q):
         _logsumexp[(triton.cdiv(queries, ROWS), batch * heads)](
