@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import streamlit as st
 
-from app import reading, session
-from app.components import map_canvas, pack
+from app import map_feed, reading, session
+from app.components import map_canvas
 from app.figures import head_map
 from sampleattn.trace import TraceError
 
@@ -51,24 +51,27 @@ def drawable(trace, layer: int) -> bool:
     return False
 
 
-def show_map(opened, layer: int, head: int, scale: str, overlay: bool, below: int) -> None:
-    """Paint the head's map; `below` is the height of the rest of the page, in pixels."""
-    trace = opened.trace
-    weights, mask = trace.overview(layer, head), trace.block_mask(layer, head)
-    header = head_map.header(
-        weights, mask, trace.columns(layer, head), trace.slashes(layer, head), trace.config.block_size, trace.length,
-        reading.cell_labels(trace, len(weights)), scale, overlay,
-        layer=layer, head=head, below=below, title=f"Attention map of layer {layer}, head {head}",
-    )  # fmt: skip
-    map_canvas(pack(header, weights=weights, tiles=mask.astype("uint8")), key="map_canvas")
+def show_map(opened, layer: int, head: int, below: int) -> None:
+    """Paint the head's whole map; `below` is the height of the rest of the page, in pixels."""
+    state = map_feed.checked_state(None)
+    buffer = map_feed.message(opened.trace, layer, head, session.asked("map_picture"), state, compact=True, below=below)
+    map_canvas(buffer, "map_picture", lambda: None)
 
 
-def map_chart(trace, layer: int, head: int, scale: str, overlay: bool):
-    """The same map as a chart for files."""
+def explore_map(opened, layer: int, head: int, below: int) -> None:
+    """Paint the head's map to zoom into, as far as the address says; the calling fragment runs again when it needs more."""
+    key, state = "map_canvas", session.map_state()
+    buffer = map_feed.message(opened.trace, layer, head, session.asked(key), state, compact=False, below=below)
+    map_canvas(buffer, key, lambda: session.keep_map_state(key))
+
+
+def map_chart(trace, layer: int, head: int, state: dict[str, str]):
+    """What the map shows in this state as a chart for files: exact if the head is pinned, else cut out of the overview."""
     density, cra = trace.density[layer, head], trace.cra[layer, head]
+    weights, rows, cols = map_feed.window(trace, layer, head, state["view"])
     return head_map.chart(
-        trace.overview(layer, head), trace.block_mask(layer, head), trace.columns(layer, head), trace.slashes(layer, head),
-        trace.config.block_size, trace.length, scale, overlay,
+        weights, trace.block_mask(layer, head), trace.columns(layer, head), trace.slashes(layer, head), trace.config.block_size,
+        trace.length, rows, cols, state["colours"], state["kept"] == "on",
         f"Layer {layer}, head {head}: {density:.1%} of the tiles computed, worst row's recall {cra:.3f} (exact)",
         reading.footer(trace, layer, head),
     )  # fmt: skip

@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import numpy as np
-
 ROOT = Path(__file__).resolve().parents[1]
 PUNCTUATION = re.compile(r"([!-/:-@\[-`{-~])")
 SPACES = re.compile(" {2,}")
@@ -30,12 +28,6 @@ def excerpt(trace, first: int, end: int, limit: int = 80) -> str:
     begin, stop = int(trace.offsets[first, 0]), int(trace.offsets[min(end, trace.length) - 1, 1])
     text = trace.text[begin : min(stop, begin + limit + 1)]
     return SPACES.sub(" ", visible(text[:limit])) + ("…" if stop - begin > limit else "")
-
-
-def cell_labels(trace, cells: int) -> list[str]:
-    """The text under each of `cells` equal pieces of the prompt."""
-    edges = np.arange(cells + 1) * trace.length // cells
-    return [excerpt(trace, int(first), int(end), 60) for first, end in zip(edges[:-1], edges[1:], strict=True)]
 
 
 def model_name(trace) -> str:

@@ -19,6 +19,7 @@ import streamlit as st
 from streamlit.runtime import Runtime
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
+from app import map_feed
 from app.reading import ROOT, telling_head
 from sampleattn.trace import Trace, TraceError
 
@@ -166,6 +167,28 @@ def first_head() -> tuple[int, int]:
     """The telling head of the open trace."""
     opened = current()
     return _load(str(opened.path), _stamp(opened.path))[1]
+
+
+def asked(key: str) -> dict | None:
+    """What the map of this key asked for last."""
+    return (st.session_state.get(key) or {}).get("asked")
+
+
+def map_state() -> dict[str, str]:
+    """The map's state in the page's address."""
+    return map_feed.checked_state(st.query_params.to_dict())
+
+
+def keep_map_state(key: str) -> None:
+    """A callback: put the state of the map of this key into the address; what is usual is left out of it."""
+    told = (asked(key) or {}).get("state")
+    if told is None:
+        return
+    state = map_feed.checked_state(told)
+    kept = {name: value for name, value in st.query_params.to_dict().items() if name not in map_feed.STATE}
+    wanted = kept | {name: value for name, value in state.items() if value != map_feed.USUAL[name]}
+    if wanted != st.query_params.to_dict():
+        st.query_params.from_dict(wanted)
 
 
 def say(sentence: str) -> None:

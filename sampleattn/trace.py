@@ -196,6 +196,15 @@ class Trace:
         """The largest weight of each cell of the whole map. float32 [h, h], h = min(512, N)"""
         return self._layer(layer).read("overview", head).astype(np.float32)
 
+    def overview_missed(self, layer: int, head: int) -> np.ndarray:
+        """The overview in those cells that touch dropped tiles only, 0 elsewhere: what is surely missed. float32 [h, h]"""
+        overview, mask = self.overview(layer, head), self.block_mask(layer, head)
+        edges = np.arange(len(overview) + 1) * self.length // len(overview)
+        first, last = edges[:-1] // self.config.block_size, (edges[1:] - 1) // self.config.block_size
+        kept = np.pad(np.cumsum(np.cumsum(mask, axis=0), axis=1), ((1, 0), (1, 0)))
+        touched = kept[last + 1][:, last + 1] - kept[first][:, last + 1] - kept[last + 1][:, first] + kept[first][:, first]
+        return np.where(touched == 0, overview, np.float32(0))
+
     def recall(self, layer: int, head: int) -> np.ndarray:
         """The exact recall of every row. float32 [N]"""
         return self._layer(layer).read("recall", head).astype(np.float32)
@@ -271,15 +280,18 @@ class Trace:
         """
         return self.window_planes(layer, head, rows, cols, shape, reduce)[0]
 
-    def window_planes(self, layer, head, rows, cols, shape, reduce="max") -> tuple[np.ndarray, np.ndarray]:
-        """(weights, missed) of a window: `window`, and the same of the weights outside the kept tiles only."""
+    def window_planes(self, layer, head, rows, cols, shape=None, reduce="max", cell=1) -> tuple[np.ndarray, np.ndarray]:
+        """(weights, missed) of a window: `window`, and the same of the weights outside the kept tiles only.
+
+        Without a shape, cells are `cell` tokens wide from r0 and c0 on.
+        """
         if not (0 <= rows[0] < rows[1] <= self.length and 0 <= cols[0] < cols[1] <= self.length):
             raise ValueError(f"the window rows {rows}, columns {cols} does not lie within {self.length} tokens")
         q, k, lse = self._read_pinned(layer, head, rows, cols)
         scale = self._layer_info[layer]["scale"]
         scale = self._sizes["D"] ** -0.5 if scale is None else scale
         mask, block = self.block_mask(layer, head), self.config.block_size
-        return attention_window(q, k, lse, scale, rows, cols, shape, reduce, mask, block)
+        return attention_window(q, k, lse, scale, rows, cols, shape, reduce, mask, block, cell)
 
     @cached_property
     def output(self) -> TraceOutput | None:

@@ -11,24 +11,29 @@ CHUNK_CELLS = 1 << 20
 REDUCTIONS = ("max", "mean", "sum")
 
 
-def attention_window(q, k, lse, scale, rows, cols, shape, reduce="max", block_mask=None, block_size=128):
+def attention_window(q, k, lse, scale, rows, cols, shape=None, reduce="max", block_mask=None, block_size=128, cell=1):
     """One head's weights exp(scale * q.k - lse) over a window, pooled: (weights, missed), both float32 [h, w].
 
     rows (r0, r1), cols (c0, c1): token positions. q [r1 - r0, D] and lse [r1 - r0] of the window's rows; k [c1 - c0, D] of its
     columns. Cell (a, b) of shape (h, w) covers rows r0 + a*n//h .. r0 + (a+1)*n//h - 1, n = r1 - r0, and columns alike; shape is
-    cut to one token a cell. reduce: "max", "mean" or "sum" over the cell; weights above the diagonal are 0. block_mask [query
-    blocks, key blocks] bool: the kept tiles; None keeps all. missed takes the weights outside them only, so with "mean" and "sum"
-    kept + missed = weights. Raises ValueError if the window is empty or sizes do not agree.
+    cut to one token a cell. Without a shape, cells are `cell` tokens wide from r0 and c0 on, the last one as it comes. reduce:
+    "max", "mean" or "sum" over the cell; weights above the diagonal are 0. block_mask [query blocks, key blocks] bool: the kept
+    tiles; None keeps all. missed takes the weights outside them only, so with "mean" and "sum" kept + missed = weights. Raises
+    ValueError if the window is empty or sizes do not agree.
     """
     (r0, r1), (c0, c1) = rows, cols
     height, width = r1 - r0, c1 - c0
     if not (0 <= r0 < r1 and 0 <= c0 < c1 and q.shape == (height, k.shape[1]) and len(lse) == height and len(k) == width):
         raise ValueError(f"rows {r0}:{r1} and columns {c0}:{c1} do not fit q {q.shape}, lse {lse.shape} and k {k.shape}")
-    if reduce not in REDUCTIONS or min(shape) < 1:
-        raise ValueError(f"reduce must be max, mean or sum and shape positive, not {reduce!r} and {shape}")
+    if reduce not in REDUCTIONS or min(shape or (cell,)) < 1:
+        raise ValueError(f"reduce must be max, mean or sum and cells positive, not {reduce!r} and {shape or cell}")
     block = block_size if block_mask is not None else max(r1, c1)
-    row_edges, row_pieces, row_cells = _pieces(r0, r1, shape[0], block)
-    column_edges, column_pieces, column_cells = _pieces(c0, c1, shape[1], block)
+    row_edges, column_edges = (
+        np.arange(min(cells, n) + 1) * n // min(cells, n) if cells else np.append(np.arange(0, n, cell), n)
+        for n, cells in zip((height, width), shape or (0, 0), strict=True)
+    )
+    row_pieces, row_cells = _pieces(r0, row_edges, block)
+    column_pieces, column_cells = _pieces(c0, column_edges, block)
     combine = np.maximum if reduce == "max" else np.add
     pieces = _pooled(q, k, lse, scale, r0 - c0, row_pieces, column_pieces, reduce == "max")
     if block_mask is None:
@@ -43,14 +48,11 @@ def attention_window(q, k, lse, scale, rows, cols, shape, reduce="max", block_ma
     )
 
 
-def _pieces(start, stop, cells, block):
-    """The edges of the cells, those of the pieces into which tile borders cut them, and each cell's first piece."""
-    length = stop - start
-    cells = min(cells, length)
-    edges = np.arange(cells + 1) * length // cells
-    borders = np.arange(-(-start // block) * block, stop, block) - start
+def _pieces(start, edges, block):
+    """The edges of the pieces into which tile borders cut the cells, and each cell's first piece."""
+    borders = np.arange(-(-start // block) * block, start + edges[-1], block) - start
     pieces = np.union1d(edges, borders)
-    return edges, pieces, np.searchsorted(pieces, edges[:-1])
+    return pieces, np.searchsorted(pieces, edges[:-1])
 
 
 def _pooled(q, k, lse, scale, ahead, row_pieces, column_pieces, greatest):

@@ -19,7 +19,9 @@ MASK = np.array([[1, 0, 0, 0], [1, 1, 0, 0], [1, 0, 1, 0], [1, 1, 1, 1]], bool)
 
 
 def a_map(overlay=True, **changes):
-    chart = head_map.chart(WEIGHTS, MASK, [0], [0, 1], 128, 500, "log", overlay, HOSTILE, f"{HOSTILE}\nsettings")
+    chart = head_map.chart(
+        WEIGHTS, MASK, [0], [0, 1], 128, 500, (0, 500), (0, 500), "log", overlay, HOSTILE, f"{HOSTILE}\nsettings"
+    )
     return replace(chart, **changes)
 
 
@@ -70,7 +72,17 @@ def test_a_map_has_weights_dropped_tiles_border_and_marks():
     assert [type(layer) for layer in a_map(overlay=False).layers] == [Heat, Marks, Marks]
     heat, tint = a_map().layers[:2]
     assert np.isnan(heat.values[0, 1]) and heat.values[1, 0] == 0.25
-    assert tint.mask.sum() == 1 and tint.mask[2, 1]
+    assert tint.mask.sum() == 4 and tint.mask[4:6, 3:5].all()
+
+
+def test_a_window_of_a_map_holds_what_lies_in_it():
+    window = (256, 400), (200, 344)
+    chart = head_map.chart(WEIGHTS, MASK, [0, 2], [0, 1, 3], 128, 500, *window, "linear", True, "t", "f")
+    heat, tint, outline, columns, slashes = chart.layers
+    assert (heat.y, heat.x) == window and np.isnan(heat.values[0, -1]) and heat.values[-1, 0] == 0.25
+    assert tint.mask[0, 0] and not tint.mask[-1].any()
+    assert sorted(outline.pieces.tolist()) == sorted([[256, 256, 344, 256], [200, 384, 256, 384], [256, 256, 256, 384]])
+    assert columns.at.tolist() == [320] and slashes.at.tolist() == [264, 392]
 
 
 def test_border_runs_between_kept_and_dropped_within_the_prompt():

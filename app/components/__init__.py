@@ -3,46 +3,31 @@
 Their code is ours alone; text of a trace or a user only ever reaches the page through textContent or a canvas.
 """
 
-import json
-import struct
 from pathlib import Path
 
-import numpy as np
 import streamlit as st
 
 HERE = Path(__file__).parent
 
 
-def _component(name: str):
-    source = {kind: (HERE / f"{name}.{kind}").read_text(encoding="utf-8") for kind in ("js", "css")}
-    return st.components.v2.component(f"sampleattention_{name}", html='<div class="root"></div>', **source)
+def _component(name: str, css: str = "", scripts: tuple[str, ...] = ()):
+    """The component of `name`.js and .css, or of several scripts read as one."""
+    js = "\n".join((HERE / script).read_text(encoding="utf-8") for script in scripts or (f"{name}.js",))
+    css = (HERE / (css or f"{name}.css")).read_text(encoding="utf-8")
+    return st.components.v2.component(f"sampleattention_{name}", html='<div class="root"></div>', js=js, css=css)
 
 
-_map_canvas = _component("map_canvas")
+MAP_PARTS = ("unpack", "dom", "view", "pictures", "paint", "axes", "address", "readout", "minimap", "panel", "ribbon",
+             "pointer", "keys", "main")  # fmt: skip
+_map_canvas = _component("map_canvas", "map/map.css", tuple(f"map/{part}.js" for part in MAP_PARTS))
 _head_board = _component("head_board")
 _token_line = _component("token_line")
 
 
-def pack(header: dict, **planes: np.ndarray) -> bytes:
-    """One buffer: the header's length (uint32), the header as JSON, then every plane, each at a multiple of 8 bytes.
-
-    header["planes"][name] says dtype, shape and where the plane starts, counted from the end of the header.
-    """
-    places, chunks, at = {}, [], 0
-    for name, plane in planes.items():
-        raw = np.ascontiguousarray(plane).tobytes()
-        places[name] = {"dtype": str(plane.dtype), "shape": list(plane.shape), "at": at}
-        padding = -len(raw) % 8
-        chunks.append(raw + bytes(padding))
-        at += len(raw) + padding
-    text = json.dumps({**header, "planes": places}).encode()
-    text += b" " * (-(len(text) + 4) % 8)
-    return struct.pack("<I", len(text)) + text + b"".join(chunks)
-
-
-def map_canvas(buffer: bytes, key: str):
-    """Paint the map that `figures.head_map.canvas_buffer` packed."""
-    _map_canvas(data=buffer, key=key)
+def map_canvas(buffer: bytes, key: str, on_asked) -> None:
+    """Paint the map that `map_feed.message` packed. When it needs more, or its state changes, `on_asked` is called and the
+    fragment runs again; session_state[key]["asked"] says what is asked."""
+    _map_canvas(data=buffer, key=key, on_asked_change=on_asked)
 
 
 def head_board(board: dict, key: str, on_pick) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from app.figures.chart import Chart, Heat, Marks, Outline, Tint
-from app.figures.palette import DROPPED, KEPT, RAMP
+from app.figures.palette import DROPPED, KEPT
 
 LOWEST = 1e-5
 
@@ -14,29 +14,6 @@ def colour_range(weights: np.ndarray) -> tuple[float, float]:
     """The least and the greatest weight that the colours tell apart."""
     high = float(weights.max(initial=0))
     return LOWEST, max(high, 10 * LOWEST)
-
-
-def header(weights, mask, columns, slashes, block_size, length, labels, scale, overlay, **more) -> dict:
-    """What the canvas needs beside the planes; `labels` holds the text of each row (and column) of cells."""
-    low, high = colour_range(weights)
-    return {
-        "cells": list(weights.shape),
-        "rows": [0, length],
-        "cols": [0, length],
-        "row_labels": labels,
-        "block": block_size,
-        "tiles": list(mask.shape),
-        "columns": [int(column) for column in columns],
-        "slashes": [int(slash) for slash in slashes],
-        "scale": scale,
-        "overlay": bool(overlay),
-        "low": low,
-        "high": high,
-        "ramp": RAMP,
-        "kept": KEPT,
-        "dropped": DROPPED,
-        **more,
-    }
 
 
 def causal_tiles(mask: np.ndarray) -> np.ndarray:
@@ -54,32 +31,50 @@ def border(region: np.ndarray, block: int, length: int) -> np.ndarray:
     return np.minimum(np.concatenate([across, down]) * block, length)
 
 
-def chart(weights, mask, columns, slashes, block_size, length, scale, overlay, title, footer) -> Chart:
-    """The map as a figure for a paper: weights, kept outline, dropped tint, columns and slashes at the edges."""
+def chart(weights, mask, columns, slashes, block_size, length, rows, cols, scale, overlay, title, footer) -> Chart:
+    """A window of the map as a figure for a paper: weights, kept outline, dropped tint, columns and slashes at the edges.
+
+    length: tokens of the prompt. rows (r0, r1), cols (c0, c1): the window in tokens; weights [h, w] are its cells, from equal pieces of it.
+    """
     low, high = colour_range(weights)
-    cells = np.arange(len(weights))
-    shown = np.where(cells[None, :] <= cells[:, None], weights, np.nan)
-    edge = (0.0, float(length))
-    log = scale == "log"
-    layers = [Heat(shown, edge, edge, "attention weight (greatest of each cell)", low if log else 0.0, high, log)]
-    tiles_edge = (0.0, float(block_size * len(mask)))
+    (r0, r1), (c0, c1) = rows, cols
+    row_edges, column_edges = (
+        start + np.arange(cells + 1) * (stop - start) // cells
+        for (start, stop), cells in zip((rows, cols), weights.shape, strict=True)
+    )
+    causal = column_edges[None, :-1] < row_edges[1:, None]
+    x, y, log = (float(c0), float(c1)), (float(r0), float(r1)), scale == "log"
+    shown = np.where(causal, weights, np.nan)
+    layers = [Heat(shown, x, y, "attention weight (greatest of each cell)", low if log else 0.0, high, log)]
     if overlay:
-        dropped = causal_tiles(mask) & ~mask
-        if dropped.any():
-            layers.append(Tint(dropped, tiles_edge, tiles_edge, "dropped", DROPPED))
-        layers.append(Outline(border(mask & causal_tiles(mask), block_size, length), "kept tiles", KEPT))
-    if len(columns):
-        layers.append(Marks((np.asarray(columns) + 0.5) * block_size, "bottom", "columns", KEPT))
-    if len(slashes):
-        layers.append(Marks((np.asarray(slashes) + 0.5) * block_size, "left", "slashes", KEPT))
+        kept = mask[np.ix_((row_edges[1:] - 1) // block_size, column_edges[:-1] // block_size)]
+        if (causal & ~kept).any():
+            layers.append(Tint(causal & ~kept, x, y, "dropped", DROPPED))
+        layers.append(Outline(_clipped(border(mask & causal_tiles(mask), block_size, length), rows, cols), "kept tiles", KEPT))
+    at = (np.asarray(columns) + 0.5) * block_size, c0 + (np.asarray(slashes) + 0.5) * block_size
+    for where, (first, last), side, name in ((at[0], cols, "bottom", "columns"), (at[1], rows, "left", "slashes")):
+        within = where[(where >= first) & (where < last)]
+        if within.size:
+            layers.append(Marks(within, side, name, KEPT))
     return Chart(
         title=title,
         x="key (token)",
         y="query (token)",
         layers=tuple(layers),
         footer=footer,
-        values={"weights": weights, "block_mask": mask, "columns": np.asarray(columns), "slashes": np.asarray(slashes)},
+        values={
+            "weights": weights, "rows": np.array(rows), "cols": np.array(cols), "block_mask": mask,
+            "columns": np.asarray(columns), "slashes": np.asarray(slashes),
+        },
         downwards=True,
         square=True,
         height=720,
-    )
+    )  # fmt: skip
+
+
+def _clipped(pieces, rows, cols):
+    """The pieces (x0, y0, x1, y1) that meet the window, cut to it."""
+    (r0, r1), (c0, c1) = rows, cols
+    meet = (pieces[:, 0] <= c1) & (pieces[:, 2] >= c0) & (pieces[:, 1] <= r1) & (pieces[:, 3] >= r0)
+    cut = np.clip(pieces[meet], [c0, r0, c0, r0], [c1, r1, c1, r1])
+    return cut[(cut[:, :2] != cut[:, 2:]).any(axis=1)]

@@ -4,6 +4,7 @@ RAMP = (
     "#00224e", "#002d6c", "#1c3770", "#33436e", "#434e6c", "#525a6c", "#61656f", "#6f7073", "#7d7c78",
     "#8b8878", "#9a9476", "#aba173", "#bcaf6d", "#cdbc65", "#dfcb59", "#f2da49", "#fee838",
 )  # fmt: skip
+MISSED_RAMP = ("#3a1600", "#8a3a00", "#d55e00", "#ff9d4d", "#ffd9b3")
 KEPT = "#2f9bff"
 DROPPED = "#d55e00"
 SPARSE = "#0072b2"

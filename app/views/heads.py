@@ -65,7 +65,7 @@ def page() -> None:
 
 def _picture(opened, layer, head) -> None:
     if parts.drawable(opened.trace, layer):
-        parts.show_map(opened, layer, head, "log", True, below=340)
+        parts.show_map(opened, layer, head, below=340)
         parts.go_to("map", f"Open layer {layer}, head {head} in Map, with its columns and slashes", ":material/grid_on:")
 
 

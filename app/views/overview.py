@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from app import benchmarks, export, parts, reading, session
+from app import benchmarks, export, map_feed, parts, reading, session
 from sampleattn.trace import TraceError
 
 READING = (
@@ -29,9 +29,9 @@ def page() -> None:
                 f"**What layer {layer}, head {head} attends to, and which tiles SampleAttention computes**", width="content"
             )
             export.menu(
-                f"map_layer{layer}_head{head}", lambda: parts.map_chart(trace, layer, head, "log", True), opened, "overview"
+                f"map_layer{layer}_head{head}", lambda: parts.map_chart(trace, layer, head, map_feed.USUAL), opened, "overview"
             )
-        parts.show_map(opened, layer, head, "log", True, below=290)
+        parts.show_map(opened, layer, head, below=290)
     with words:
         _numbers(trace, layer, head)
         _actions(opened)

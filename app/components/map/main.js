@@ -1,0 +1,264 @@
+// The map of one head. The server sends the prompt, the head and exact tiles, each once; what is missing is asked for.
+const SETTLED = 90, MOST_ASKED = 48, PANEL = 400;
+
+class MapView {
+  constructor(host, compact, palette) {
+    Object.assign(this, { host, compact, colours: palette, state: { ...STATE }, tiles: new Tiles(), holds: { prompt: "", head: "" }, serial: 0, side: 0, cross: null, pinned: false });
+    choosePalette(palette);
+    host.replaceChildren();
+    host.classList.toggle("compact", compact);
+    this.margin = compact ? { left: 56, top: 6, right: 6, bottom: 34, track: 0 } : { left: 124, top: 54, right: 6, bottom: 56, track: 66 };
+    const top = host.appendChild(make("div", "top"));
+    this.stage = top.appendChild(make("div", "stage"));
+    this.stage.tabIndex = 0;
+    this.stage.setAttribute("role", "application");
+    this.picture = this.stage.appendChild(make("canvas"));
+    this.lines = this.stage.appendChild(make("canvas"));
+    if (compact) this.legend = this.stage.appendChild(make("div", "legend"));
+    else {
+      this.panel = new Panel(this, top.appendChild(make("div", "panel")));
+      this.ribbon = new Ribbon(this, this.panel.root.appendChild(make("div", "ribbons")));
+    }
+    this.readout = host.appendChild(make("div", "readout"));
+    this.readout.setAttribute("aria-live", "polite");
+    this.stage.addEventListener("keydown", (event) => pressed(this, event));
+    this.pointer = new Pointer(this);
+    this.watcher = new ResizeObserver(() => this.fit());
+    this.watcher.observe(host);
+    this.back = () => this.restore(stateOfAddress());
+    window.addEventListener("popstate", this.back);
+  }
+
+  close() {
+    this.watcher.disconnect();
+    window.removeEventListener("popstate", this.back);
+    clearTimeout(this.timer);
+  }
+
+  // What the server sent: any of prompt, head, tiles. `send` asks it for more.
+  receive(message, send) {
+    const first = !this.prompt || (message.prompt && message.prompt.id !== this.holds.prompt);
+    Object.assign(this, { send, below: message.below });
+    if (message.prompt) this.takePrompt(message);
+    if (message.head) this.takeHead(message);
+    if (!this.prompt || !this.head) { this.ask(true); return; }
+    if (first) this.restore(message.state);
+    if (message.tiles && message.tiles.head === this.holds.head) this.takeTiles(message);
+    this.fit();
+    this.changed();
+    this.ask(message.serial === this.serial && message.tiles?.places.length > 0);
+  }
+
+  takePrompt({ prompt, planes }) {
+    this.prompt = { text: new TextDecoder("utf-8", { ignoreBOM: true }).decode(planes.text), begins: planes.begins, ends: planes.ends };
+    this.length = prompt.length;
+    this.holds.prompt = prompt.id;
+  }
+
+  takeHead({ head, planes }) {
+    this.head = { ...head, planes };
+    this.holds.head = head.id;
+    this.overview = new Picture(planes.weights, planes.missed, head.cells, [0, this.length], [0, this.length]);
+    this.tiles = new Tiles();
+    this.dropped = droppedPicture(this);
+    if (this.panel) this.panel.fill();
+    this.stage.setAttribute("aria-label", `${head.title}. Arrow keys move the crosshair, Shift moves by a block${this.compact ? "" : ", plus and minus zoom, Escape goes up, g goes to a token"}.`);
+  }
+
+  takeTiles({ tiles: { places }, planes }) {
+    places.forEach(([level, i, j], n) => {
+      const part = (plane) => plane.subarray(n * TILE * TILE, (n + 1) * TILE * TILE);
+      this.tiles.add(level, i, j, part(planes.tile_weights), part(planes.tile_missed));
+    });
+  }
+
+  restore(state) {
+    this.state = { ...STATE, ...state };
+    this.view = viewOf(state.view, this.length);
+    this.cross = crossOf(state.at, this.length);
+    this.pinned = this.cross !== null;
+    this.told = this.stateText();
+    this.changed();
+    this.later();
+  }
+
+  // Geometry and content, for the parts that draw.
+  x(key) { return ((key - this.view.col) / this.view.size) * this.side; }
+  y(query) { return ((query - this.view.row) / this.view.size) * this.side; }
+  kept(i, j) { const at = i * this.head.tiles[1] + j; return (this.head.planes.mask[at >> 3] >> (at & 7)) & 1; }
+  token(at) { return this.text(at, at + 1); }
+  text(from, end) { return this.prompt.text.slice(this.prompt.begins[Math.max(from, 0)], this.prompt.ends[Math.min(end, this.length) - 1]); }
+  level() { return levelOf(this.view, this.side); }
+  cellSize() { return Math.ceil(this.length / this.head.cells[0]); }
+
+  high() {
+    if (this.state.lock !== "off" && Number(this.state.lock) > 0) return Math.max(Number(this.state.lock), 10 * this.head.low);
+    return this.state.sink === "hide" ? this.head.high_without_sink : this.head.high;
+  }
+
+  // The finest cell known at the crosshair, no finer than what is on show.
+  cell(cross = this.cross) {
+    if (!cross) return null;
+    const query = Math.floor(cross.query), key = Math.floor(cross.key);
+    for (let level = this.level(); this.head.pinned && level <= this.head.coarsest; level++) {
+      const size = TILE * 2 ** level, picture = this.tiles.get(level, Math.floor(query / size), Math.floor(key / size));
+      if (picture) return this.clipped(picture.cellAt(query, key));
+    }
+    return this.overview.cellAt(query, key);
+  }
+
+  clipped(cell) {
+    const end = ([first, last]) => [first, Math.min(last, this.length - 1)];
+    return { ...cell, query: end(cell.query), key: end(cell.key) };
+  }
+
+  missing() {
+    const level = this.level();
+    if (!this.head.pinned || level > this.head.coarsest || this.compact) return [];
+    const { query, key } = this.cross ?? { query: this.view.row + this.view.size / 2, key: this.view.col + this.view.size / 2 };
+    return this.tiles.inView(this.view, level, this.length, query, key).filter(([i, j]) => !this.tiles.get(level, i, j)).map((place) => [level, ...place]);
+  }
+
+  // What the user does.
+  go(view) { this.view = view; this.changed(); this.later(); }
+  whole() { this.go({ row: 0, col: 0, size: this.length }); }
+  zoom(factor) {
+    const { view } = this, { query, key } = this.cross ?? { query: view.row + view.size / 2, key: view.col + view.size / 2 };
+    this.go(zoomed(view, factor, query, key, this.length));
+  }
+  resize(size) { this.zoom(size / this.view.size); }
+  jump(query, key, size) {
+    this.cross = { query: query + 0.5, key: key + 0.5 };
+    this.pinned = true;
+    this.go(rounded(centred(query, key, Math.min(size, this.length), this.length)));
+  }
+  point(cross) {
+    this.cross = cross;
+    if (this.pinned) this.later();
+    this.drawCross();
+    describe(this);
+    this.ribbon?.mark();
+  }
+  pin(cross) {
+    const cell = this.cell(), next = this.cell(cross), again = this.pinned && cell && cell.query[0] === next.query[0] && cell.key[0] === next.key[0];
+    this.pinned = !again;
+    this.point(cross);
+    this.later();
+  }
+  set(name, value) {
+    this.state[name] = name === "lock" && value === "on" ? this.high().toPrecision(4) : value;
+    this.changed();
+    this.later();
+  }
+
+  // Telling the server: soon after the last change, the state for the address and the tiles that are missing.
+  later() {
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => { this.ribbon?.draw(); this.ask(false); }, SETTLED);
+  }
+
+  stateText() {
+    const at = this.pinned && this.cross ? `${Math.floor(this.cross.query)}.${Math.floor(this.cross.key)}` : "";
+    return JSON.stringify({ ...this.state, view: viewText(this.view, this.length), at });
+  }
+
+  ask(more) {
+    if (this.compact && this.head) return;
+    const known = this.prompt && this.head, state = known ? this.stateText() : null, tiles = known && this.side ? this.missing().slice(0, MOST_ASKED) : [];
+    const asked = tiles.map(String).join(" ");
+    if (known && state === this.told && (!tiles.length || (asked === this.asked && !more))) return;
+    Object.assign(this, { told: state, asked });
+    this.serial += 1;
+    this.send({ serial: this.serial, holds: this.holds, tiles, state: state && JSON.parse(state) });
+  }
+
+  // Drawing.
+  fit() {
+    const { host, margin } = this, room = host.clientWidth - margin.left - margin.right - (this.compact ? 0 : PANEL);
+    if (!this.head || !host.clientWidth) return;
+    const side = Math.max(260, Math.min(room, Math.max(320, window.innerHeight - this.below)));
+    if (side === this.side) return;
+    this.side = Math.floor(side);
+    const width = this.side + margin.left + margin.right, height = this.side + margin.top + margin.bottom, dense = window.devicePixelRatio || 1;
+    Object.assign(this.stage.style, { width: `${width}px`, height: `${height}px` });
+    if (this.panel) this.host.style.setProperty("--height", `${height}px`);
+    for (const canvas of [this.picture, this.lines]) {
+      canvas.width = Math.round(width * dense);
+      canvas.height = Math.round(height * dense);
+      Object.assign(canvas.style, { width: `${width}px`, height: `${height}px` });
+    }
+    const style = getComputedStyle(host);
+    this.ink = style.color;
+    this.paper = style.getPropertyValue("--st-background-color") || "#fff";
+    this.muted = style.getPropertyValue("--st-gray-color") || "#7d8794";
+    this.shade = style.getPropertyValue("--st-secondary-background-color") || "#8881";
+    this.fontFamily = style.fontFamily || "sans-serif";
+    this.codeFont = style.getPropertyValue("--st-code-font") || "monospace";
+    this.font = `12px ${this.fontFamily}`;
+    this.changed();
+  }
+
+  changed() {
+    if (this.frame || !this.head || !this.side) return;
+    this.frame = requestAnimationFrame(() => { this.frame = null; this.draw(); });
+  }
+
+  pen(canvas) {
+    const context = canvas.getContext("2d"), dense = window.devicePixelRatio || 1;
+    context.setTransform(dense, 0, 0, dense, 0, 0);
+    context.clearRect(0, 0, canvas.width, canvas.height);
+    context.translate(this.margin.left, this.margin.top);
+    return context;
+  }
+
+  draw() {
+    const context = this.pen(this.picture), { side, state, head } = this;
+    this.look = lookOf(this);
+    context.save();
+    context.beginPath();
+    context.rect(0, 0, side, side);
+    context.clip();
+    drawPictures(this, context);
+    if (state.kept === "on") { drawDropped(this, context); drawOutline(this, context); }
+    context.restore();
+    drawTicks(this, context);
+    drawMarks(this, context);
+    if (!this.compact) { drawRecall(this, context); drawMass(this, context); }
+    this.panel?.move();
+    this.panel?.show();
+    if (this.compact) drawLegend(this, this.legend);
+    this.drawCross();
+    describe(this);
+    const { view } = this, waiting = this.missing().length;
+    Object.assign(this.host.dataset, { layer: head.layer, head: head.head, scale: state.colours, overlay: state.kept === "on", keptTiles: head.kept_tiles,
+      cells: head.cells.join("x"), view: [view.row, view.col, view.size].map(Math.round).join(","), level: this.level(), waiting, state: waiting ? "loading" : "ready" });
+  }
+
+  drawCross() {
+    const context = this.pen(this.lines), { side, cross } = this, found = this.cell();
+    if (!found || !side) return;
+    const middle = ([first, last]) => (first + last + 1) / 2, within = (at) => at >= 0 && at <= side;
+    const coarse = this.compact || found.query[1] > found.query[0], x = this.x(coarse ? middle(found.key) : Math.floor(cross.key) + 0.5), y = this.y(coarse ? middle(found.query) : Math.floor(cross.query) + 0.5);
+    for (const [colour, dash] of [["#000", []], ["#fff", [4, 4]]]) {
+      context.strokeStyle = colour;
+      context.lineWidth = this.pinned ? 2 : 1.5;
+      context.setLineDash(dash);
+      context.beginPath();
+      if (within(y)) { context.moveTo(0, y); context.lineTo(side, y); }
+      if (within(x)) { context.moveTo(x, 0); context.lineTo(x, side); }
+      context.stroke();
+    }
+  }
+}
+
+const views = new WeakMap();
+
+export default function ({ data, parentElement, setStateValue }) {
+  const host = parentElement.querySelector(".root");
+  if (data) {
+    const message = unpack(data);
+    if (!views.has(host)) views.set(host, new MapView(host, message.compact, message.palette));
+    views.get(host).receive(message, (asked) => setStateValue("asked", asked));
+  }
+  return () => { views.get(host)?.close(); views.delete(host); };
+}

@@ -1,0 +1,144 @@
+// Beside the map: where the view is, what is drawn, and the columns and slashes with their share of the mass.
+class Panel {
+  constructor(map, parent) {
+    this.map = map;
+    this.root = parent;
+    const place = parent.appendChild(make("div", "place"));
+    this.minimap = new Minimap(map, place);
+    const side = place.appendChild(make("div", "side"));
+    this.crumbs = side.appendChild(make("nav", "crumbs"));
+    this.crumbs.setAttribute("aria-label", "Zoom levels");
+    this.steps(side);
+    this.jump(side);
+    this.note = side.appendChild(make("div", "note"));
+    this.switches = parent.appendChild(make("div", "switches"));
+    this.legend = parent.appendChild(make("div", "legend"));
+    this.lists = parent.appendChild(make("div", "lists"));
+    this.drawSwitches();
+  }
+
+  steps(parent) {
+    const { map } = this, row = parent.appendChild(make("div", "steps"));
+    for (const [sign, name, act] of [["+", "Zoom in", () => map.zoom(0.5)], ["−", "Zoom out", () => map.zoom(2)], ["⤢", "Whole map", () => map.whole()]]) {
+      const step = row.appendChild(button("step", sign, act));
+      step.title = step.ariaLabel = name;
+    }
+  }
+
+  jump(parent) {
+    const form = parent.appendChild(make("form", "jump")), label = form.appendChild(make("label", "", "Go to "));
+    this.goto = label.appendChild(make("input"));
+    this.goto.placeholder = "query, key";
+    this.goto.setAttribute("aria-label", "Go to query, key");
+    form.onsubmit = (event) => {
+      event.preventDefault();
+      const [query, key = query] = this.goto.value.replace(/[^\d\s,;]/g, "").split(/[\s,;]+/).filter(Boolean).map(Number);
+      if (query === undefined) return;
+      this.map.jump(clamp(query, 0, this.map.length - 1), clamp(key, 0, this.map.length - 1), 64);
+      this.map.stage.focus();
+    };
+  }
+
+  // [state, value when on, value when off, label, help]
+  drawSwitches() {
+    const entries = [
+      ["weights", "on", "off", "Weights", "Attention weights, as colours"],
+      ["kept", "on", "off", "Kept blocks", "Blue borders around the tiles that are computed, stripes over the dropped ones"],
+      ["missed", "on", "off", "Missed mass", "Weights outside the kept tiles, in orange"],
+      ["colours", "log", "linear", "Log colours", "Logarithmic colours; off: linear"],
+      ["sink", "hide", "show", "Hide sink", "Leave the sink blocks out, and out of the colour range"],
+      ["lock", "on", "off", "Lock scale", "Keep the colour range when another head is shown"],
+    ];
+    this.inputs = entries.map(([name, on, off, text, help]) => {
+      const label = this.switches.appendChild(make("label")), input = label.appendChild(make("input"));
+      input.type = "checkbox";
+      input.onchange = () => this.map.set(name, input.checked ? on : off);
+      label.append(text);
+      label.title = help;
+      return () => { input.checked = name === "lock" ? this.map.state.lock !== "off" : this.map.state[name] === on; };
+    });
+  }
+
+  // After the view moved.
+  move() {
+    const { map } = this, sizes = crumbs(map.view, map.length);
+    this.minimap.draw();
+    this.crumbs.replaceChildren();
+    sizes.forEach((size, i) => {
+      const name = i === sizes.length - 1 && i && size <= FEW ? `${Math.round(size)} tokens` : brief(size);
+      if (i) this.crumbs.append(make("span", "", "›"));
+      const crumb = this.crumbs.appendChild(button("crumb", name, () => map.resize(size)));
+      if (i === sizes.length - 1) crumb.setAttribute("aria-current", "true");
+    });
+  }
+
+  // After the head, its colours or its loading changed.
+  show() {
+    const { map } = this, level = map.level();
+    for (const update of this.inputs) update();
+    this.note.textContent = map.head.pinned
+      ? level > map.head.coarsest ? `Each pixel is the greatest weight of ${brief(map.cellSize())} × ${brief(map.cellSize())} tokens.`
+        : map.missing().length ? "Computing exact weights…" : level ? `Exact; each pixel is the greatest of ${2 ** level} × ${2 ** level} tokens.` : "Exact weight of every token pair."
+      : map.cellSize() > map.view.size / map.side ? `This head is not pinned: cells stay the greatest of ${brief(map.cellSize())} × ${brief(map.cellSize())} tokens.`
+        : `Pooled: each pixel is the greatest of ${brief(map.cellSize())} × ${brief(map.cellSize())} tokens.`;
+    drawLegend(map, this.legend);
+  }
+
+  fill() {
+    const { map } = this, { block } = map.head, { columns, slashes } = map.head, half = map.length / 2;
+    const row = () => (map.cross ? Math.floor(map.cross.query) : Math.floor(map.view.row + map.view.size / 2));
+    const percent = (share) => `${(100 * share).toFixed(share < 0.001 ? 3 : 1)} %`;
+    this.lists.replaceChildren();
+    this.list(`${counted(columns.length, "column", "columns")} kept`, columns.map(({ block: at, mass, text }) => [`c${at}`, percent(mass), text, () => {
+      const key = Math.floor((at + 0.5) * block);
+      map.jump(clamp(Math.max(row(), key), 0, map.length - 1), Math.min(key, map.length - 1), 8 * block);
+    }]));
+    this.list(`${counted(slashes.length, "slash", "slashes")} kept`, slashes.map(({ slash, mass }) => {
+      const back = slash * block;
+      return [`s${slash}`, percent(mass), `looks ${number(Math.max(0, back - block + 1))} to ${number(back + block - 1)} tokens back`, () => {
+        const query = Math.min(Math.max(row(), back, Math.floor(half)), map.length - 1);
+        map.jump(query, Math.max(0, query - back), 8 * block);
+      }];
+    }));
+  }
+
+  list(title, entries) {
+    const part = this.lists.appendChild(make("section"));
+    part.append(make("h4", "", title));
+    const rows = part.appendChild(make("div", "rows"));
+    if (!entries.length) rows.append(make("p", "", "None beside the blocks that are always computed."));
+    for (const [name, share, text, act] of entries) {
+      const entry = rows.appendChild(button("entry", undefined, act));
+      entry.append(make("b", "", name), make("span", "share", share), make("span", "text", text));
+    }
+  }
+}
+
+function drawLegend(map, parent) {
+  const { head, colours } = map, bar = (ramp) => {
+    const strip = make("span", "bar");
+    strip.style.background = `linear-gradient(to right, ${ramp.join(",")})`;
+    return strip;
+  };
+  const entry = (node, text) => {
+    const item = parent.appendChild(make("span"));
+    item.append(node, make("span", "", text));
+  };
+  const range = `${map.state.colours}: ${map.state.colours === "log" ? format(head.low) : "0"} to ${format(map.high())}`;
+  parent.replaceChildren();
+  if (map.state.weights === "on") entry(bar(colours.ramp), `weight, ${range}`);
+  if (map.state.missed === "on") entry(bar(colours.missed_ramp), `missed: weight outside kept tiles, ${range}`);
+  if (map.state.kept === "on") {
+    const kept = make("span", "swatch"), dropped = make("span", "swatch");
+    kept.style.border = `2px solid ${colours.kept}`;
+    dropped.style.background = `repeating-linear-gradient(135deg, ${colours.dropped} 0 1px, ${colours.dropped}66 1px 5px)`;
+    entry(kept, "kept: computed");
+    entry(dropped, "dropped: not computed");
+  }
+  if (!map.compact) return;
+  for (const [sign, name] of [["▲", counted(head.columns.length, "column", "columns")], ["◀", counted(head.slashes.length, "slash", "slashes")]]) {
+    const mark = make("span", "", sign);
+    mark.style.color = colours.kept;
+    entry(mark, `${name} kept`);
+  }
+}

@@ -1,0 +1,37 @@
+// What the crosshair stands on: one line of numbers, and both tokens in their text. All of it is in data attributes too.
+const CONTEXT = 48;
+
+function describe(map) {
+  const { host, readout, head } = map, data = host.dataset, found = map.cell();
+  for (const name of ["cell", "query", "key", "weight", "missed", "tile", "pooled", "exact"]) delete data[name];
+  readout.replaceChildren();
+  if (!found) {
+    readout.append(make("div", "", map.compact ? "Point at a cell, or focus the map and use the arrow keys, to read its tokens and weight."
+      : "Point at a cell to read it; drag a box or turn the wheel to zoom; arrow keys move the crosshair, + and - zoom, Esc goes up."));
+    return;
+  }
+  const { r, c, query, key, weight, missed } = found, above = key[0] > query[1], i = Math.floor(query[1] / head.block), j = Math.floor(key[0] / head.block);
+  const whole = i === Math.floor(query[0] / head.block) && j === Math.floor(key[1] / head.block);
+  const tile = above ? "future" : map.kept(i, j) ? "kept" : "dropped", pooled = (query[1] - query[0] + 1) * (key[1] - key[0] + 1);
+  const line = readout.appendChild(make("div", "numbers"));
+  line.append(`Query ${span(query)}, key ${span(key)}: `);
+  if (above) line.append("above the diagonal, a query does not see later keys.");
+  else {
+    line.append(make("b", "", `weight ${format(weight)}`));
+    line.append(pooled === 1 ? ", exact" : `, the greatest of ${query[1] - query[0] + 1} × ${key[1] - key[0] + 1} tokens`);
+    line.append(whole ? `; tile (${i}, ${j}), slash ${i - j}, is ` : `; its last tile (${i}, ${j}), slash ${i - j}, is `, make("b", tile, tile));
+    if (!whole && missed > 0) line.append(`; outside kept tiles at most ${format(missed)}`);
+    line.append(".");
+  }
+  context(map, "Query", query, map.cross.query);
+  context(map, "Key", key, map.cross.key);
+  Object.assign(data, { cell: `${r},${c}`, query: query.join("-"), key: key.join("-"), weight, missed, tile, pooled, exact: pooled === 1 });
+}
+
+// A token, marked, between the text before and after it; of a longer span its beginning.
+function context(map, name, [from, to], at) {
+  const line = map.readout.appendChild(make("div", "context")), one = from === to || !map.compact, shown = one ? Math.floor(at) : from;
+  const before = visible(map.text(Math.max(0, shown - 16), shown)).slice(-CONTEXT);
+  const token = visible(one ? map.token(shown) : map.text(from, to + 1)).slice(0, CONTEXT), after = visible(map.text(shown + 1, shown + 24)).slice(0, CONTEXT);
+  line.append(make("span", "name", `${name} ${number(shown)}`), make("span", "before", one ? before : ""), make("mark", "", token || "∅"), make("span", "", one ? after : ""));
+}

@@ -1,0 +1,180 @@
+"""What the browser's map asks for, as one buffer: the prompt and the head once, then exact tiles. No streamlit, no torch."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import numpy as np
+
+from app import reading
+from app.figures import head_map, palette
+from app.packing import pack
+from sampleattn.trace_format import OVERVIEW
+
+TILE = 128
+COARSEST = 6
+SECONDS = 0.25
+STATE = {
+    "view": re.compile(r"\d{1,9}\.\d{1,9}\.\d{1,9}|"),
+    "at": re.compile(r"\d{1,9}\.\d{1,9}|"),
+    "colours": re.compile("log|linear"),
+    **dict.fromkeys(("weights", "kept", "missed"), re.compile("on|off")),
+    "sink": re.compile("show|hide"),
+    "lock": re.compile(r"off|[0-9.e+-]{1,12}"),
+}
+USUAL = {"view": "", "at": "", "colours": "log", "weights": "on", "kept": "on", "missed": "off", "sink": "show", "lock": "off"}
+
+
+def checked_state(given: dict | None) -> dict[str, str]:
+    """The map's state for the page's address; what is not valid becomes what is usual."""
+    given = given or {}
+    return {
+        name: given[name] if isinstance(given.get(name), str) and STATE[name].fullmatch(given[name]) else usual
+        for name, usual in USUAL.items()
+    }
+
+
+def message(trace, layer: int, head: int, asked: dict | None, state: dict, compact: bool, below: int) -> bytes:
+    """The buffer for the canvas (see components/map/main.js): what it does not hold yet, and the tiles it asked for.
+
+    asked: {"serial", "holds": {"prompt", "head"}, "tiles": [[level, i, j], ...]} from the browser, or None. state: as
+    `checked_state` gives it. below: the height of the rest of the page, in pixels. compact: no zoom, no panel.
+    Tiles are computed for SECONDS at most, but at least one; the browser asks again for the rest.
+    """
+    asked = asked or {}
+    holds = asked.get("holds") or {}
+    prompt_id = f"{trace.meta['prompt']['sha256'][:16]}.{trace.length}"
+    head_id = f"{prompt_id}.{trace.meta['created']}.{layer}.{head}.{trace.pinned(layer, head)}"
+    header = {
+        "serial": asked.get("serial", 0),
+        "state": state,
+        "compact": compact,
+        "below": below,
+        "palette": {"ramp": palette.RAMP, "missed_ramp": palette.MISSED_RAMP, "kept": palette.KEPT, "dropped": palette.DROPPED},
+    }
+    planes = {}
+    if holds.get("prompt") != prompt_id:
+        header["prompt"] = {"id": prompt_id, "length": trace.length}
+        planes |= _text(trace)
+    if holds.get("head") != head_id:
+        part, more = _head(trace, layer, head)
+        header["head"] = {"id": head_id} | part
+        planes |= more
+    places = _places(asked.get("tiles"), trace, layer, head) if holds.get("head") == head_id else []
+    if places:
+        places, weights, missed = _tiles(trace, layer, head, places)
+        header["tiles"] = {"head": head_id, "places": places}
+        planes |= {"tile_weights": weights, "tile_missed": missed}
+    return pack(header, **planes)
+
+
+def _text(trace) -> dict[str, np.ndarray]:
+    """The text as UTF-8, and where each token begins and ends in it, counted as JavaScript does: in UTF-16 units."""
+    points = np.frombuffer(trace.text.encode("utf-32-le"), np.uint32)
+    units = np.concatenate([[0], np.cumsum(1 + (points > 0xFFFF))]).astype(np.int32)
+    offsets = units[trace.offsets]
+    return {
+        "text": np.frombuffer(trace.text.encode(), np.uint8),
+        "begins": np.ascontiguousarray(offsets[:, 0]),
+        "ends": np.ascontiguousarray(offsets[:, 1]),
+    }
+
+
+def coarsest_level(trace) -> int:
+    """The level (2 ** level tokens a cell) above which the overview is as fine as tiles would be, or tiles take too long."""
+    return min(COARSEST, max(0, int(np.ceil(np.log2(trace.length / min(OVERVIEW, trace.length)))) - 1))
+
+
+def _head(trace, layer, head):
+    block, length = trace.config.block_size, trace.length
+    weights, mask, recall = trace.overview(layer, head), trace.block_mask(layer, head), trace.recall(layer, head)
+    low, high = head_map.colour_range(weights)
+    beyond = -(-trace.config.sink_blocks * block * len(weights) // length)
+    column_mass, slash_mass = trace.column_mass(layer, head), trace.slash_mass(layer, head)
+    columns = sorted(trace.columns(layer, head).tolist(), key=lambda column: -column_mass[column])
+    slashes = sorted(trace.slashes(layer, head).tolist(), key=lambda slash: -slash_mass[slash])
+    part = {
+        "layer": layer,
+        "head": head,
+        "title": f"Attention map of layer {layer}, head {head}",
+        "cells": list(weights.shape),
+        "block": block,
+        "tiles": list(mask.shape),
+        "kept_tiles": int(mask.sum()),
+        "sink": trace.config.sink_blocks,
+        "target": trace.config.cra,
+        "lowest_recall": float(recall.min()),
+        "low": low,
+        "high": high,
+        "high_without_sink": head_map.colour_range(weights[:, beyond:])[1],
+        "pinned": trace.pinned(layer, head),
+        "coarsest": coarsest_level(trace),
+        "columns": [
+            {
+                "block": column,
+                "mass": float(column_mass[column]),
+                "text": reading.excerpt(trace, column * block, (column + 1) * block, 60),
+            }
+            for column in columns
+        ],
+        "slashes": [{"slash": slash, "mass": float(slash_mass[slash])} for slash in slashes],
+    }
+    planes = {
+        "weights": weights,
+        "missed": trace.overview_missed(layer, head),
+        "mask": np.packbits(mask, bitorder="little"),
+        "recall": recall,
+        "column_mass": column_mass,
+    }
+    return part, planes
+
+
+def _places(asked, trace, layer, head) -> list[list[int]]:
+    """The tiles asked for that exist and touch the triangle; anything else is left out."""
+    if not isinstance(asked, list) or not trace.pinned(layer, head):
+        return []
+    places, coarsest = [], coarsest_level(trace)
+    for place in asked[:64]:
+        if not (isinstance(place, list) and len(place) == 3 and all(type(n) is int for n in place)):
+            continue
+        level, i, j = place
+        if 0 <= level <= coarsest and 0 <= j <= i and i * (TILE << level) < trace.length:
+            places.append(place)
+    return places
+
+
+def _tiles(trace, layer, head, places):
+    """The tiles that are done in time: their places, weights and missed mass [n, 128, 128]; beyond the prompt they are 0."""
+    started, done = time.perf_counter(), []
+    for level, i, j in places:
+        if done and time.perf_counter() - started > SECONDS:
+            break
+        size = TILE << level
+        rows, cols = ((at * size, min((at + 1) * size, trace.length)) for at in (i, j))
+        planes = trace.window_planes(layer, head, rows, cols, cell=1 << level)
+        done.append([np.pad(plane, [(0, TILE - n) for n in plane.shape]) for plane in planes])
+    weights, missed = (np.stack(planes) for planes in zip(*done, strict=True))
+    return places[: len(done)], weights, missed
+
+
+def window(trace, layer: int, head: int, view: str) -> tuple[np.ndarray, tuple[int, int], tuple[int, int]]:
+    """The weights of a view ("row.col.size", "" is the whole map) in at most 512 x 512 cells, its rows and its columns.
+
+    Exact if the head is pinned and the view is part of the map; else cells of the overview, whose edges then move the window's.
+    """
+    overview, length = trace.overview(layer, head), trace.length
+    if not view:
+        return overview, (0, length), (0, length)
+    row, col, size = (int(part) for part in view.split("."))
+    size = min(max(size, 1), length)
+    row, col = (min(start, length - size) for start in (row, col))
+    if trace.pinned(layer, head):
+        rows, cols = (row, row + size), (col, col + size)
+        return trace.window(layer, head, rows, cols, (512, 512)), rows, cols
+    cells = len(overview)
+    edges = np.arange(cells + 1) * length // cells
+    (r0, r1), (c0, c1) = (
+        (np.searchsorted(edges, start, "right") - 1, np.searchsorted(edges, start + size)) for start in (row, col)
+    )
+    return overview[r0:r1, c0:c1], (int(edges[r0]), int(edges[r1])), (int(edges[c0]), int(edges[c1]))
