@@ -12,6 +12,7 @@ from sampleattn.trace import TraceError
 KINDS = {
     "exact": ("green", ":material/check_circle:", "Computed for every row of the prompt."),
     "sampled": ("orange", ":material/scatter_plot:", "Computed for the sampled rows only."),
+    "timed": ("violet", ":material/timer:", "Timed on this machine, after a warm-up."),
     "recorded": ("blue", ":material/history:", "Measured when it was recorded, on the machine named; not on this one now."),
 }
 

@@ -271,6 +271,11 @@ class Trace:
         file = self._layer(layer)
         return file.read("q", head, rows), file.read("k", self._kv_head(head), cols), file.read("lse", head, rows)
 
+    def queries_and_keys(self, layer: int, head: int) -> tuple[np.ndarray, np.ndarray]:
+        """q and k [N, D] of a pinned head, as recorded. Raises TraceError if it is not pinned."""
+        every = (0, self.length)
+        return self._read_pinned(layer, head, every, every)[:2]
+
     def window(self, layer: int, head: int, rows: tuple, cols: tuple, shape: tuple, reduce: str = "max") -> np.ndarray:
         """The exact weights of rows r0..r1 and columns c0..c1, pooled to at most shape (h, w) cells. float32 [h, w]
 
