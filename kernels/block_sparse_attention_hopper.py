@@ -1,6 +1,8 @@
 """The sparse forward for Hopper in Gluon: a producer warp feeds two warpgroups through TMA, so that one multiplies while the other
 takes exponentials (the schedule of FlashAttention-3, arXiv 2407.08608, over lists of tiles)."""
 
+from typing import NamedTuple
+
 import torch
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
@@ -9,25 +11,37 @@ from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma, warp
 from .hopper import descriptor, multiprocessors
 from .primitives import LOG2_E, on_device, padded
 
-# padded head_dim -> tiles of K and of V in flight, whether q stays in registers
-CONFIGS = {64: (4, False), 128: (2, False)}
 BLOCK = gl.constexpr(128)  # rows and keys of a tile
 HALF = gl.constexpr(64)  # rows of a warpgroup
 
 
+class Config(NamedTuple):
+    """keys: keys of a step. stages: steps in flight. overlap: a warpgroup multiplies one step while it takes the exponentials of
+    another, and the two warpgroups take turns; without it, two programs share a multiprocessor. registers: of a thread at the
+    start, and of one that multiplies (the producer keeps 24)."""
+
+    keys: int
+    stages: int
+    overlap: bool
+    registers: tuple[int, int]
+
+
+CONFIGS = {64: Config(64, 5, False, (80, 104)), 128: Config(128, 2, True, (168, 240))}  # by the larger padded head_dim
+
+
 def block_sparse_attention_hopper(q, k, v, ids, spans, key_range, out, lse, scale):
     """Fill out [B, Hq, Nq, Dv] and lse [B, Hq, Nq]; arguments as checked by `block_sparse_attention`, the lists as
-    `block_index_lists` makes them. One program per multiprocessor takes query blocks from a queue."""
+    `block_index_lists` makes them. The programs that fit on the GPU at once take query blocks from a queue."""
     (batch, heads, queries, head_dim), (kv_heads, keys), value_dim = q.shape, k.shape[1:3], v.shape[3]
     query_blocks, key_blocks = ids.shape[2:]
-    stages, in_registers = CONFIGS[max(padded(head_dim), padded(value_dim))]
+    config = CONFIGS[max(padded(head_dim), padded(value_dim))]
     taken = torch.zeros(1, dtype=torch.int32, device=q.device)
     with on_device(q):
-        _forward[(min(multiprocessors(q.device), query_blocks * batch * heads),)](
-            descriptor(q, 64), descriptor(k, 128), descriptor(v, 128), ids, spans, taken, key_range, out, lse, *out.stride(),
-            batch * heads, heads, heads // kv_heads, queries, keys, query_blocks, key_blocks, scale * LOG2_E,
-            HAS_RANGE=key_range is not None, DV=value_dim, STAGES=stages, PINGPONG=True, Q_IN_REGISTERS=in_registers,
-            num_warps=4, maxnreg=168,
+        _forward[(min((1 if config.overlap else 2) * multiprocessors(q.device), query_blocks * batch * heads),)](
+            descriptor(q, 64), descriptor(k, config.keys), descriptor(v, config.keys), ids, spans, taken, key_range, out, lse,
+            *out.stride(), batch * heads, heads, heads // kv_heads, queries, keys, query_blocks, key_blocks, scale * LOG2_E,
+            HAS_RANGE=key_range is not None, DV=value_dim, STAGES=config.stages, OVERLAP=config.overlap,
+            REGISTERS=config.registers[1], num_warps=4, maxnreg=config.registers[0],
         )  # fmt: skip
 
 
@@ -42,20 +56,30 @@ def _work(index, all_heads, query_blocks):
 
 
 @gluon.jit
-def _entry(t, full_begin, full_end, masked):
-    """The place in the list of the t-th tile that is computed: the tiles that need a mask first, then the others."""
-    outside = gl.where(t < full_begin, t, t + full_end - full_begin)
-    return gl.where(t < masked, outside, full_begin + t - masked)
+def _start(list_ptr, step, full_begin, full_end, masked, KEYS: gl.constexpr):
+    """The first key of a step: the tiles that need a mask come first, then the others, each in BLOCK // KEYS steps."""
+    STEPS: gl.constexpr = BLOCK // KEYS
+    tile = step // STEPS
+    outside = gl.where(tile < full_begin, tile, tile + full_end - full_begin)
+    entry = gl.where(tile < masked, outside, full_begin + tile - masked)
+    return gl.load(list_ptr + entry).to(gl.int32) * BLOCK + step % STEPS * KEYS
 
 
 @gluon.jit
-def _tell(work_smem, index, count, masked, start):
+def _spans(spans_ptr, place, pred):
+    full_begin = gl.load(spans_ptr + place * 3, mask=pred, other=0)
+    full_end = gl.load(spans_ptr + place * 3 + 1, mask=pred, other=0)
+    count = gl.load(spans_ptr + place * 3 + 2, mask=pred, other=0)
+    return full_begin, full_end, count, count - (full_end - full_begin)
+
+
+@gluon.jit
+def _tell(work_smem, index, count, masked):
     """What the warpgroups need to know of a piece of work, through shared memory."""
     layout: gl.constexpr = gl.BlockedLayout([1], [32], [1], [0])
     work_smem.index(0).store(gl.full([1], index, gl.int32, layout))
     work_smem.index(1).store(gl.full([1], count, gl.int32, layout))
     work_smem.index(2).store(gl.full([1], masked, gl.int32, layout))
-    work_smem.index(3).store(gl.full([1], start, gl.int32, layout))
 
 
 @gluon.jit
@@ -63,74 +87,75 @@ def _hear(work_smem, work_full, work_empty, works):
     layout: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
     mbarrier.wait(work_full, works & 1)
     index, count = gl.max(work_smem.index(0).load(layout), 0), gl.max(work_smem.index(1).load(layout), 0)
-    masked, start = gl.max(work_smem.index(2).load(layout), 0), gl.max(work_smem.index(3).load(layout), 0)
+    masked = gl.max(work_smem.index(2).load(layout), 0)
     mbarrier.arrive(work_empty, count=1)
-    return index, count, masked, start
+    return index, count, masked
 
 
 @gluon.jit
-def _produce(descs, lists, sizes, buffers, bars, STAGES: gl.constexpr):
+def _produce(descs, lists, sizes, buffers, bars, STAGES: gl.constexpr, OVERLAP: gl.constexpr):
+    """Take work from the queue until there is none. A stage holds the keys of a step, and the values of the same step or, with
+    OVERLAP, of the one before: what is used together, so that one barrier each tells that a stage is full or empty."""
     q_desc, k_desc, v_desc = descs
-    ids_ptr, spans_ptr, next_ptr, range_ptr = lists
+    ids_ptr, spans_ptr, taken_ptr, range_ptr = lists
     all_heads, heads, group, Nq, Nk, query_blocks, key_blocks = sizes
     q_smem, k_smem, v_smem, work_smem = buffers
-    q_full, q_empty, k_full, k_empty, v_full, v_empty, work_full, work_empty, turns = bars
-    q4: gl.constexpr = q_desc.layout
-    k4: gl.constexpr = k_desc.layout
-    v4: gl.constexpr = v_desc.layout
-    total = all_heads * query_blocks
-    count_k, count_v, works, turn = 0, 0, 0, 0
-    index = gl.atomic_add(next_ptr, 1)
+    q_full, q_empty, full, empty, work_full, work_empty, turns = bars
+    KEYS: gl.constexpr = k_desc.block_type.shape[2]
+    LAG: gl.constexpr = 1 if OVERLAP else 0
+    done, works, queries = 0, 0, 0
+    index = gl.atomic_add(taken_ptr, 1)
     while index >= 0:
         block, row = _work(index, all_heads, query_blocks)
+        index = gl.where(index < all_heads * query_blocks, index, -1)
         place = row.to(gl.int64) * query_blocks + block
-        index = gl.where(index < total, index, -1)
-        full_begin = gl.load(spans_ptr + place * 3, mask=index >= 0, other=0)
-        full_end = gl.load(spans_ptr + place * 3 + 1, mask=index >= 0, other=0)
-        count = gl.load(spans_ptr + place * 3 + 2, mask=index >= 0, other=0)
-        masked = count - (full_end - full_begin)
-        list_ptr = ids_ptr + place * key_blocks
-        start = gl.load(list_ptr + _entry(0, full_begin, full_end, masked), mask=count > 0, other=0).to(gl.int32) * BLOCK
+        full_begin, full_end, count, masked = _spans(spans_ptr, place, index >= 0)
         mbarrier.wait(work_empty, (works & 1) ^ 1)
         works += 1
-        _tell(work_smem, index, count, masked, start)
+        _tell(work_smem, index, count, masked)
         mbarrier.arrive(work_full, count=1)
         if index >= 0:
             batch, head = row // heads, row % heads
-            key_head = head // group
-            for t in range(0, gl.where(count > 0, count + 1, 0)):
-                before = start
-                if t < count:
-                    if t > 0:
-                        start = gl.load(list_ptr + _entry(t, full_begin, full_end, masked)).to(gl.int32) * BLOCK
-                    stage = count_k % STAGES
-                    mbarrier.wait(k_empty.index(stage), (count_k // STAGES & 1) ^ 1)
-                    mbarrier.expect(k_full.index(stage), k_desc.block_type.nbytes)
-                    k_buffer = k_smem.index(stage)._reinterpret(k_desc.dtype, k_desc.block_type.shape, k4)
-                    tma.async_copy_global_to_shared(k_desc, [batch, key_head, start, 0], k_full.index(stage), k_buffer)
-                    count_k += 1
-                if t == 0:
-                    mbarrier.wait(q_empty, (turn & 1) ^ 1)
+            steps = count * (BLOCK // KEYS)
+            start, before = 0, 0
+            for step in range(0, gl.where(count > 0, steps + LAG, 0)):
+                if step < steps:
+                    start = _start(ids_ptr + place * key_blocks, step, full_begin, full_end, masked, KEYS)
+                stage = done % STAGES
+                mbarrier.wait(empty.index(stage), (done // STAGES & 1) ^ 1)
+                keys_too, values_too = step < steps, step >= LAG
+                _expect(full.index(stage), k_desc.block_type.nbytes, v_desc.block_type.nbytes, keys_too, values_too)
+                k_buffer = k_smem.index(stage)._reinterpret(k_desc.dtype, k_desc.block_type.shape, k_desc.layout)
+                v_buffer = v_smem.index(stage)._reinterpret(v_desc.dtype, v_desc.block_type.shape, v_desc.layout)
+                bar = full.index(stage)
+                tma.async_copy_global_to_shared(k_desc, [batch, head // group, start, 0], bar, k_buffer, pred=keys_too)
+                if step == 0:
+                    mbarrier.wait(q_empty, (queries & 1) ^ 1)
+                    queries += 1
                     mbarrier.expect(q_full, 2 * q_desc.block_type.nbytes)
                     for half in gl.static_range(2):
-                        q_buffer = q_smem.index(half)._reinterpret(q_desc.dtype, q_desc.block_type.shape, q4)
+                        q_buffer = q_smem.index(half)._reinterpret(q_desc.dtype, q_desc.block_type.shape, q_desc.layout)
                         tma.async_copy_global_to_shared(q_desc, [batch, head, block * BLOCK + half * HALF, 0], q_full, q_buffer)
-                else:
-                    stage = count_v % STAGES
-                    mbarrier.wait(v_empty.index(stage), (count_v // STAGES & 1) ^ 1)
-                    mbarrier.expect(v_full.index(stage), v_desc.block_type.nbytes)
-                    v_buffer = v_smem.index(stage)._reinterpret(v_desc.dtype, v_desc.block_type.shape, v4)
-                    tma.async_copy_global_to_shared(v_desc, [batch, key_head, before, 0], v_full.index(stage), v_buffer)
-                    count_v += 1
-            turn += gl.where(count > 0, 1, 0)
-            index = gl.atomic_add(next_ptr, 1)
+                values = before if OVERLAP else start
+                tma.async_copy_global_to_shared(v_desc, [batch, head // group, values, 0], bar, v_buffer, pred=values_too)
+                before = start
+                done += 1
+            index = gl.atomic_add(taken_ptr, 1)
+
+
+@gluon.jit
+def _expect(bar, K_BYTES: gl.constexpr, V_BYTES: gl.constexpr, keys_too, values_too):
+    """A stage is full once its keys, its values or both have come."""
+    mbarrier.expect(bar, K_BYTES + V_BYTES, pred=keys_too & values_too)
+    mbarrier.expect(bar, K_BYTES, pred=keys_too & (values_too == 0))
+    mbarrier.expect(bar, V_BYTES, pred=values_too & (keys_too == 0))
 
 
 @gluon.jit
 def _softmax(scores, top, total, start, positions, lo, hi, scale_log2, MASKED: gl.constexpr):
-    """Weights of a tile against the new running maximum, and the factor by which what came before shrinks."""
+    """Weights of a step against the new running maximum, and the factor by which what came before shrinks."""
     if MASKED:
-        keys = start + gl.arange(0, BLOCK, layout=gl.SliceLayout(0, scores.type.layout))
+        keys = start + gl.arange(0, scores.type.shape[1], layout=gl.SliceLayout(0, scores.type.layout))
         visible = (keys[None, :] <= positions[:, None]) & (keys[None, :] >= lo) & (keys[None, :] < hi)
         scores = gl.where(visible, scores, float("-inf"))
     new_top = gl.maximum(top, gl.max(scores, 1) * scale_log2)
@@ -144,34 +169,43 @@ def _softmax(scores, top, total, start, positions, lo, hi, scale_log2, MASKED: g
 
 
 @gluon.jit
-def _scores(q, k_smem, k_full, count_k, zero, STAGES: gl.constexpr):
-    stage = count_k % STAGES
-    mbarrier.wait(k_full.index(stage), count_k // STAGES & 1)
-    return warpgroup_mma(q, k_smem.index(stage).permute((1, 0)), zero, use_acc=False, is_async=True)
+def _step(
+    q, acc, top, total, start, positions, lo, hi, scale_log2, done, buffers, bars, zero, MASKED: gl.constexpr, STAGES: gl.constexpr
+):  # fmt: skip
+    """Keys, softmax and values of a step, one after the other."""
+    q_smem, k_smem, v_smem, work_smem = buffers
+    q_full, q_empty, full, empty, work_full, work_empty, turns = bars
+    stage = done % STAGES
+    mbarrier.wait(full.index(stage), done // STAGES & 1)
+    scores = warpgroup_mma(q, k_smem.index(stage).permute((1, 0)), zero, use_acc=False, is_async=True)
+    scores = warpgroup_mma_wait(0, deps=[scores])
+    weights, decay, top, total = _softmax(scores, top, total, start, positions, lo, hi, scale_log2, MASKED)
+    acc = acc * gl.convert_layout(decay, gl.SliceLayout(1, acc.type.layout))[:, None]
+    p = gl.convert_layout(weights, gl.DotOperandLayout(0, acc.type.layout, 2)).to(v_smem.dtype)
+    acc = warpgroup_mma_wait(0, deps=[warpgroup_mma(p, v_smem.index(stage), acc, is_async=True)])
+    mbarrier.arrive(empty.index(stage), count=1)
+    return acc, top, total
 
 
 @gluon.jit
-def _step(
-    q, weights, acc, top, total, start, positions, lo, hi, scale_log2, count, turn, buffers, bars, zero,
-    MASKED: gl.constexpr, STAGES: gl.constexpr, PINGPONG: gl.constexpr, WHO: gl.constexpr,
+def _overlapped_step(
+    q, weights, acc, top, total, start, positions, lo, hi, scale_log2, done, turn, buffers, bars, zero,
+    MASKED: gl.constexpr, STAGES: gl.constexpr, WHO: gl.constexpr,
 ):  # fmt: skip
-    """Scores of tile `count` while the values of the tile before are added; then its softmax."""
+    """Keys of this step and values of the one before; meanwhile the softmax of this step, as soon as it can."""
     q_smem, k_smem, v_smem, work_smem = buffers
-    q_full, q_empty, k_full, k_empty, v_full, v_empty, work_full, work_empty, turns = bars
-    if PINGPONG:
-        mbarrier.wait(turns.index(WHO), (turn & 1) ^ WHO ^ 1)
-    scores = _scores(q, k_smem, k_full, count, zero, STAGES)
-    last = (count - 1) % STAGES
-    mbarrier.wait(v_full.index(last), (count - 1) // STAGES & 1)
+    q_full, q_empty, full, empty, work_full, work_empty, turns = bars
+    stage = done % STAGES
+    mbarrier.wait(full.index(stage), done // STAGES & 1)
+    mbarrier.wait(turns.index(WHO), (turn & 1) ^ WHO ^ 1)
+    scores = warpgroup_mma(q, k_smem.index(stage).permute((1, 0)), zero, use_acc=False, is_async=True)
     p = weights.to(v_smem.dtype)
-    acc = warpgroup_mma(p, v_smem.index(last), acc, is_async=True)
-    if PINGPONG:
-        mbarrier.arrive(turns.index(1 - WHO), count=1)
+    acc = warpgroup_mma(p, v_smem.index(stage), acc, is_async=True)
+    mbarrier.arrive(turns.index(1 - WHO), count=1)
     scores = warpgroup_mma_wait(1, deps=[scores])
-    mbarrier.arrive(k_empty.index(count % STAGES), count=1)
     new_weights, decay, top, total = _softmax(scores, top, total, start, positions, lo, hi, scale_log2, MASKED)
     acc, p = warpgroup_mma_wait(0, deps=[acc, p])
-    mbarrier.arrive(v_empty.index(last), count=1)
+    mbarrier.arrive(empty.index(stage), count=1)
     acc = acc * gl.convert_layout(decay, gl.SliceLayout(1, acc.type.layout))[:, None]
     return gl.convert_layout(new_weights, weights.type.layout), acc, top, total
 
@@ -179,25 +213,25 @@ def _step(
 @gluon.jit
 def _consume(
     out, lists, sizes, buffers, bars, scale_log2,
-    HAS_RANGE: gl.constexpr, DV: gl.constexpr, BLOCK_DV: gl.constexpr, STAGES: gl.constexpr, PINGPONG: gl.constexpr,
-    Q_IN_REGISTERS: gl.constexpr, WHO: gl.constexpr,
+    HAS_RANGE: gl.constexpr, DV: gl.constexpr, STAGES: gl.constexpr, OVERLAP: gl.constexpr, WHO: gl.constexpr,
 ):  # fmt: skip
+    """Attention of 64 rows of each query block; WHO tells which half."""
     out_ptr, lse_ptr, so_b, so_h, so_n, so_d = out
-    ids_ptr, spans_ptr, next_ptr, range_ptr = lists
+    ids_ptr, spans_ptr, taken_ptr, range_ptr = lists
     all_heads, heads, group, Nq, Nk, query_blocks, key_blocks = sizes
     q_smem, k_smem, v_smem, work_smem = buffers
-    q_full, q_empty, k_full, k_empty, v_full, v_empty, work_full, work_empty, turns = bars
-    score_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK, 16])
+    q_full, q_empty, full, empty, work_full, work_empty, turns = bars
+    KEYS: gl.constexpr = k_smem.shape[1]
+    BLOCK_DV: gl.constexpr = v_smem.shape[2]
+    dtype: gl.constexpr = v_smem.dtype
+    score_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, KEYS, 16])
     out_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_DV, 16])
-    p_layout: gl.constexpr = gl.DotOperandLayout(0, out_layout, 2)
-    q_layout: gl.constexpr = gl.DotOperandLayout(0, score_layout, 2)
     row_layout: gl.constexpr = gl.SliceLayout(1, score_layout)
     out_rows: gl.constexpr = gl.SliceLayout(1, out_layout)
-    zero = gl.zeros([HALF, BLOCK], gl.float32, score_layout)
-    dtype: gl.constexpr = v_smem.dtype
-    done, turn, works = 0, 0, 0
+    zero = gl.zeros([HALF, KEYS], gl.float32, score_layout)
+    done, queries, works, turn = 0, 0, 0, 0
 
-    index, count, masked, start = _hear(work_smem, work_full, work_empty, works)
+    index, count, masked = _hear(work_smem, work_full, work_empty, works)
     while index >= 0:
         block, row = _work(index, all_heads, query_blocks)
         batch, head = (row // heads).to(gl.int64), (row % heads).to(gl.int64)
@@ -211,41 +245,53 @@ def _consume(
         total = gl.zeros([HALF], gl.float32, row_layout)
         acc = gl.zeros([HALF, BLOCK_DV], gl.float32, out_layout)
         if count > 0:
+            steps, masked_steps = count * (BLOCK // KEYS), masked * (BLOCK // KEYS)
+            place = row.to(gl.int64) * query_blocks + block
+            list_ptr = ids_ptr + place * key_blocks
+            full_begin, full_end, count, masked = _spans(spans_ptr, place, True)
             q = q_smem.index(WHO)
-            mbarrier.wait(q_full, turn & 1)
-            if Q_IN_REGISTERS:
-                q = q.load(q_layout)
-                mbarrier.arrive(q_empty, count=1)
-            scores = _scores(q, k_smem, k_full, done, zero, STAGES)
-            scores = warpgroup_mma_wait(0, deps=[scores])
-            mbarrier.arrive(k_empty.index(done % STAGES), count=1)
-            weights, decay, top, total = _softmax(scores, top, total, start, positions, lo, hi, scale_log2, True)
-            weights = gl.convert_layout(weights, p_layout)
-            for t in range(1, masked):
-                place = row.to(gl.int64) * query_blocks + block
-                full_begin = gl.load(spans_ptr + place * 3)
-                full_end = gl.load(spans_ptr + place * 3 + 1)
-                start = gl.load(ids_ptr + place * key_blocks + _entry(t, full_begin, full_end, masked)).to(gl.int32) * BLOCK
-                weights, acc, top, total = _step(
-                    q, weights, acc, top, total, start, positions, lo, hi, scale_log2, done + t, done + t - turn - 1, buffers, bars,
-                    zero, True, STAGES,
-                    PINGPONG, WHO,
-                )  # fmt: skip
-            for t in range(gl.maximum(masked, 1), count):
-                weights, acc, top, total = _step(
-                    q, weights, acc, top, total, 0, positions, lo, hi, scale_log2, done + t, done + t - turn - 1, buffers, bars,
-                    zero, False, STAGES,
-                    PINGPONG, WHO,
-                )  # fmt: skip
-            if not Q_IN_REGISTERS:
-                mbarrier.arrive(q_empty, count=1)
-            last = (done + count - 1) % STAGES
-            mbarrier.wait(v_full.index(last), (done + count - 1) // STAGES & 1)
-            acc = warpgroup_mma(weights.to(dtype), v_smem.index(last), acc, is_async=True)
-            acc = warpgroup_mma_wait(0, deps=[acc])
-            mbarrier.arrive(v_empty.index(last), count=1)
-            done += count
-            turn += 1
+            mbarrier.wait(q_full, queries & 1)
+            queries += 1
+            if OVERLAP:
+                stage = done % STAGES
+                mbarrier.wait(full.index(stage), done // STAGES & 1)
+                scores = warpgroup_mma(q, k_smem.index(stage).permute((1, 0)), zero, use_acc=False, is_async=True)
+                scores = warpgroup_mma_wait(0, deps=[scores])
+                mbarrier.arrive(empty.index(stage), count=1)
+                start = _start(list_ptr, 0, full_begin, full_end, masked, KEYS)
+                weights, decay, top, total = _softmax(scores, top, total, start, positions, lo, hi, scale_log2, True)
+                weights = gl.convert_layout(weights, gl.DotOperandLayout(0, out_layout, 2))
+                for step in range(1, masked_steps):
+                    start = _start(list_ptr, step, full_begin, full_end, masked, KEYS)
+                    weights, acc, top, total = _overlapped_step(
+                        q, weights, acc, top, total, start, positions, lo, hi, scale_log2, done + step, turn + step, buffers, bars,
+                        zero, True, STAGES, WHO,
+                    )  # fmt: skip
+                for step in range(gl.maximum(masked_steps, 1), steps):
+                    weights, acc, top, total = _overlapped_step(
+                        q, weights, acc, top, total, 0, positions, lo, hi, scale_log2, done + step, turn + step, buffers, bars,
+                        zero, False, STAGES, WHO,
+                    )  # fmt: skip
+                turn += steps - 1
+                done += steps
+                stage = done % STAGES
+                mbarrier.wait(full.index(stage), done // STAGES & 1)
+                acc = warpgroup_mma(weights.to(dtype), v_smem.index(stage), acc, is_async=True)
+                acc = warpgroup_mma_wait(0, deps=[acc])
+                mbarrier.arrive(empty.index(stage), count=1)
+                done += 1
+            else:
+                for step in range(0, masked_steps):
+                    start = _start(list_ptr, step, full_begin, full_end, masked, KEYS)
+                    acc, top, total = _step(
+                        q, acc, top, total, start, positions, lo, hi, scale_log2, done + step, buffers, bars, zero, True, STAGES
+                    )  # fmt: skip
+                for step in range(masked_steps, steps):
+                    acc, top, total = _step(
+                        q, acc, top, total, 0, positions, lo, hi, scale_log2, done + step, buffers, bars, zero, False, STAGES
+                    )  # fmt: skip
+                done += steps
+            mbarrier.arrive(q_empty, count=1)
         rows = first + gl.arange(0, HALF, layout=row_layout)
         alive = (positions < hi) & (total > 0)
         safe = gl.where(alive, total, 1.0)
@@ -257,54 +303,50 @@ def _consume(
         dims = gl.arange(0, BLOCK_DV, layout=gl.SliceLayout(0, out_layout))
         out_ptrs = out_ptr + batch * so_b + head * so_h + rows.to(gl.int64)[:, None] * so_n + dims[None, :] * so_d
         gl.store(out_ptrs, acc.to(dtype), mask=(rows < Nq)[:, None] & (dims < DV)[None, :])
-
         works += 1
-        index, count, masked, start = _hear(work_smem, work_full, work_empty, works)
+        index, count, masked = _hear(work_smem, work_full, work_empty, works)
 
 
 @gluon.jit(do_not_specialize=["all_heads", "heads", "group", "Nq", "Nk", "query_blocks", "key_blocks"])
 def _forward(
-    q_desc, k_desc, v_desc, ids_ptr, spans_ptr, next_ptr, range_ptr, out_ptr, lse_ptr, so_b, so_h, so_n, so_d,
+    q_desc, k_desc, v_desc, ids_ptr, spans_ptr, taken_ptr, range_ptr, out_ptr, lse_ptr, so_b, so_h, so_n, so_d,
     all_heads, heads, group, Nq, Nk, query_blocks, key_blocks, scale_log2,
-    HAS_RANGE: gl.constexpr, DV: gl.constexpr, STAGES: gl.constexpr, PINGPONG: gl.constexpr, Q_IN_REGISTERS: gl.constexpr,
+    HAS_RANGE: gl.constexpr, DV: gl.constexpr, STAGES: gl.constexpr, OVERLAP: gl.constexpr, REGISTERS: gl.constexpr,
 ):  # fmt: skip
+    KEYS: gl.constexpr = k_desc.block_type.shape[2]
     BLOCK_D: gl.constexpr = k_desc.block_type.shape[3]
     BLOCK_DV: gl.constexpr = v_desc.block_type.shape[3]
     dtype: gl.constexpr = k_desc.dtype
-    wide: gl.constexpr = gl.NVMMASharedLayout.get_default_for([BLOCK, BLOCK_D], dtype)
-    wide_v: gl.constexpr = gl.NVMMASharedLayout.get_default_for([BLOCK, BLOCK_DV], dtype)
-    q_smem = gl.allocate_shared_memory(dtype, [2, HALF, BLOCK_D], wide)
-    k_smem = gl.allocate_shared_memory(dtype, [STAGES, BLOCK, BLOCK_D], wide)
-    v_smem = gl.allocate_shared_memory(dtype, [STAGES, BLOCK, BLOCK_DV], wide_v)
-    work_smem = gl.allocate_shared_memory(gl.int32, [4, 1], gl.SwizzledSharedLayout(1, 1, 1, [0]))
+    k_layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for([KEYS, BLOCK_D], dtype)
+    v_layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for([KEYS, BLOCK_DV], dtype)
+    q_smem = gl.allocate_shared_memory(dtype, [2, HALF, BLOCK_D], k_layout)
+    k_smem = gl.allocate_shared_memory(dtype, [STAGES, KEYS, BLOCK_D], k_layout)
+    v_smem = gl.allocate_shared_memory(dtype, [STAGES, KEYS, BLOCK_DV], v_layout)
+    work_smem = gl.allocate_shared_memory(gl.int32, [3, 1], gl.SwizzledSharedLayout(1, 1, 1, [0]))
     ring: gl.constexpr = mbarrier.MBarrierLayout()
-    k_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], ring)
-    k_empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], ring)
-    v_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], ring)
-    v_empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], ring)
+    full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], ring)
+    empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], ring)
     turns = gl.allocate_shared_memory(gl.int64, [2, 1], ring)
     single = gl.allocate_shared_memory(gl.int64, [4, 1], ring)
     for i in gl.static_range(STAGES):
-        mbarrier.init(k_full.index(i), count=1)
-        mbarrier.init(k_empty.index(i), count=2)
-        mbarrier.init(v_full.index(i), count=1)
-        mbarrier.init(v_empty.index(i), count=2)
+        mbarrier.init(full.index(i), count=1)
+        mbarrier.init(empty.index(i), count=2)
     for i in gl.static_range(2):
         mbarrier.init(turns.index(i), count=1)
         mbarrier.init(single.index(i), count=1)
         mbarrier.init(single.index(2 + i), count=2)
     q_full, work_full, q_empty, work_empty = single.index(0), single.index(1), single.index(2), single.index(3)
-    lists = (ids_ptr, spans_ptr, next_ptr, range_ptr)
+    lists = (ids_ptr, spans_ptr, taken_ptr, range_ptr)
     sizes = (all_heads, heads, group, Nq, Nk, query_blocks, key_blocks)
     buffers = (q_smem, k_smem, v_smem, work_smem)
-    bars = (q_full, q_empty, k_full, k_empty, v_full, v_empty, work_full, work_empty, turns)
+    bars = (q_full, q_empty, full, empty, work_full, work_empty, turns)
     out = (out_ptr, lse_ptr, so_b, so_h, so_n, so_d)
     gl.warp_specialize(
         [
-            (_consume, (out, lists, sizes, buffers, bars, scale_log2, HAS_RANGE, DV, BLOCK_DV, STAGES, PINGPONG, Q_IN_REGISTERS, 0)),
-            (_consume, (out, lists, sizes, buffers, bars, scale_log2, HAS_RANGE, DV, BLOCK_DV, STAGES, PINGPONG, Q_IN_REGISTERS, 1)),
-            (_produce, ((q_desc, k_desc, v_desc), lists, sizes, buffers, bars, STAGES)),
+            (_consume, (out, lists, sizes, buffers, bars, scale_log2, HAS_RANGE, DV, STAGES, OVERLAP, 0)),
+            (_consume, (out, lists, sizes, buffers, bars, scale_log2, HAS_RANGE, DV, STAGES, OVERLAP, 1)),
+            (_produce, ((q_desc, k_desc, v_desc), lists, sizes, buffers, bars, STAGES, OVERLAP)),
         ],
         [4, 1],
-        [240, 24],
+        [REGISTERS, 24],
     )
