@@ -184,11 +184,13 @@ def keep_map_state(key: str) -> None:
     told = (asked(key) or {}).get("state")
     if told is None:
         return
-    state = map_feed.checked_state(told)
-    kept = {name: value for name, value in st.query_params.to_dict().items() if name not in map_feed.STATE}
-    wanted = kept | {name: value for name, value in state.items() if value != map_feed.USUAL[name]}
-    if wanted != st.query_params.to_dict():
-        st.query_params.from_dict(wanted)
+    state, shown = map_feed.checked_state(told), st.query_params.to_dict()
+    changed = {name: value for name, value in state.items() if value != shown.get(name, map_feed.USUAL[name])}
+    unusual = {name: value for name, value in changed.items() if value != map_feed.USUAL[name]}
+    if unusual:
+        st.query_params.update(unusual)
+    for name in changed.keys() - unusual.keys():
+        del st.query_params[name]
 
 
 def say(sentence: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from app import benchmarks
 from app.figures import head_map, heads, interactive, output, recall, speed
 from app.figures.chart import Heat, Line, Marks, Outline, Tint
 from app.figures.static import picture
@@ -29,6 +30,7 @@ def charts():
     values = np.array([[0.1, np.nan, 0.3, 0.4], [0.5, 0.6, 0.7, 0.8]])
     text = [[f"{value:.1f}" for value in row] for row in values]
     times = {"length": 8192.0, "head_dim": 64.0, "density": 0.1, "median_ms": 2.0, "p20_ms": 1.0, "p80_ms": 3.0}
+    times |= {"tflops": 5.0, "gbytes": 0.5}
     rows = [{"what": what, "implementation": HOSTILE, **times} for what in ("dense", "sparse_forward")]
     return {
         "map": a_map(),
@@ -37,7 +39,8 @@ def charts():
         "recall": recall.chart(np.linspace(0.5, 1, 3000, dtype=np.float32), 0.95, HOSTILE, HOSTILE),
         "stages": speed.stages({HOSTILE: 1.5, "b": 0.002}, HOSTILE, HOSTILE),
         "by layer": speed.by_layer({"dense": [0.1, 0.2], "sparse": [0.2, np.nan]}, HOSTILE, HOSTILE),
-        "over length": speed.over_length(rows, HOSTILE, HOSTILE),
+        "over length": speed.over_length(rows, HOSTILE, HOSTILE, slower_until=9000.0),
+        "roofline": speed.roofline(rows, benchmarks.Roof(10.0, 0.5), benchmarks.intensity, HOSTILE, HOSTILE),
         "divergence": output.divergence(np.arange(5), np.array([0, 1e-3, 0.1, np.nan, 1]), "x", HOSTILE, HOSTILE),
     }
 
@@ -81,7 +84,8 @@ def test_a_window_of_a_map_holds_what_lies_in_it():
     heat, tint, outline, columns, slashes = chart.layers
     assert (heat.y, heat.x) == window and np.isnan(heat.values[0, -1]) and heat.values[-1, 0] == 0.25
     assert tint.mask[0, 0] and not tint.mask[-1].any()
-    assert sorted(outline.pieces.tolist()) == sorted([[256, 256, 344, 256], [200, 384, 256, 384], [256, 256, 256, 384]])
+    assert [256, 256, 344, 256] in outline.pieces.tolist() and [256, 256, 256, 384] in outline.pieces.tolist()
+    assert (outline.pieces[:, ::2] >= 200).all() and (outline.pieces[:, 1::2] <= 400).all()
     assert columns.at.tolist() == [320] and slashes.at.tolist() == [264, 392]
 
 

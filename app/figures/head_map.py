@@ -34,7 +34,8 @@ def border(region: np.ndarray, block: int, length: int) -> np.ndarray:
 def chart(weights, mask, columns, slashes, block_size, length, rows, cols, scale, overlay, title, footer) -> Chart:
     """A window of the map as a figure for a paper: weights, kept outline, dropped tint, columns and slashes at the edges.
 
-    length: tokens of the prompt. rows (r0, r1), cols (c0, c1): the window in tokens; weights [h, w] are its cells, from equal pieces of it.
+    length: tokens of the prompt. rows (r0, r1), cols (c0, c1): the window in tokens; weights [h, w] are its cells, from equal
+    pieces of it.
     """
     low, high = colour_range(weights)
     (r0, r1), (c0, c1) = rows, cols

@@ -48,9 +48,11 @@ function drawPicture(map, context, picture) {
   const c1 = Math.min(width, Math.ceil(((view.col + view.size - picture.cols[0]) / across) * width));
   const r1 = Math.min(height, Math.ceil(((view.row + view.size - picture.rows[0]) / down) * height));
   if (c1 <= c0 || r1 <= r0) return;
-  const x = (cell) => (picture.cols[0] + (cell * across) / width - view.col) * scale;
-  const y = (cell) => (picture.rows[0] + (cell * down) / height - view.row) * scale;
-  context.imageSmoothingEnabled = (across / width) * scale * (window.devicePixelRatio || 1) < 1;
+  const dense = window.devicePixelRatio || 1, snapped = (at) => Math.round(at * dense) / dense;
+  const x = (cell) => snapped((picture.cols[0] + (cell * across) / width - view.col) * scale);
+  const y = (cell) => snapped((picture.rows[0] + (cell * down) / height - view.row) * scale);
+  context.imageSmoothingEnabled = (across / width) * scale * dense < 1;
+  context.clearRect(x(c0), y(r0), x(c1) - x(c0), y(r1) - y(r0));
   context.drawImage(picture.painted(map.look), c0, r0, c1 - c0, r1 - r0, x(c0), y(r0), x(c1) - x(c0), y(r1) - y(r0));
 }
 

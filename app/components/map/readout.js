@@ -10,8 +10,8 @@ function describe(map) {
       : "Point at a cell to read it; drag a box or turn the wheel to zoom; arrow keys move the crosshair, + and - zoom, Esc goes up."));
     return;
   }
-  const { r, c, query, key, weight, missed } = found, above = key[0] > query[1], i = Math.floor(query[1] / head.block), j = Math.floor(key[0] / head.block);
-  const whole = i === Math.floor(query[0] / head.block) && j === Math.floor(key[1] / head.block);
+  const { r, c, query, key, weight, missed } = found, above = key[0] > query[1];
+  const i = Math.floor(map.cross.query / head.block), j = Math.min(Math.floor(map.cross.key / head.block), i);
   const tile = above ? "future" : map.kept(i, j) ? "kept" : "dropped", pooled = (query[1] - query[0] + 1) * (key[1] - key[0] + 1);
   const line = readout.appendChild(make("div", "numbers"));
   line.append(`Query ${span(query)}, key ${span(key)}: `);
@@ -19,9 +19,7 @@ function describe(map) {
   else {
     line.append(make("b", "", `weight ${format(weight)}`));
     line.append(pooled === 1 ? ", exact" : `, the greatest of ${query[1] - query[0] + 1} × ${key[1] - key[0] + 1} tokens`);
-    line.append(whole ? `; tile (${i}, ${j}), slash ${i - j}, is ` : `; its last tile (${i}, ${j}), slash ${i - j}, is `, make("b", tile, tile));
-    if (!whole && missed > 0) line.append(`; outside kept tiles at most ${format(missed)}`);
-    line.append(".");
+    line.append(`; tile (${i}, ${j}), slash ${i - j}, is `, make("b", tile, tile), ".");
   }
   context(map, "Query", query, map.cross.query);
   context(map, "Key", key, map.cross.key);
