@@ -1,16 +1,21 @@
-"""The recorded GPU figures of data/benchmarks.csv. No streamlit."""
+"""What a benchmark's rows say: those of data/benchmarks.csv, or of a run on this machine. No streamlit, no torch."""
 
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from app.reading import ROOT, visible
+from sampleattn.bench.bars import RIVALS, break_even
+from sampleattn.bench.report import NUMBERS as MEASURED
+from sampleattn.bench.report import WHERE
 
 FILE = ROOT / "data" / "benchmarks.csv"
-TEXT = ("date", "gpu", "torch", "triton", "what", "implementation", "dtype")
-NUMBERS = ("length", "head_dim", "heads", "kv_heads", "density", "median_ms", "p20_ms", "p80_ms", "tflops")
+TEXT = (*WHERE, "what", "implementation", "dtype", "input", "mode")
+NUMBERS = ("length", "head_dim", "heads", "kv_heads", "density", *MEASURED)
+ROOF = ("matmul", "copy")
 
 
 def load(path: Path = FILE) -> list[dict]:
@@ -18,12 +23,16 @@ def load(path: Path = FILE) -> list[dict]:
     if not path.is_file():
         return []
     with open(path, newline="", encoding="utf-8", errors="replace") as file:
-        rows = [_row(row) for row in csv.DictReader(line for line in file if not line.startswith("#"))]
-    return [row for row in rows if row["median_ms"] > 0 and row["length"] > 0]
+        return readable(csv.DictReader(line for line in file if not line.startswith("#")))
 
 
-def _row(row):
-    return {name: visible(row.get(name) or "") for name in TEXT} | {name: _number(row.get(name)) for name in NUMBERS}
+def readable(rows: Iterable[dict]) -> list[dict]:
+    """Rows of a file or of a run, with every column, numbers as floats; without those that hold no time."""
+    rows = [
+        {name: visible(str(row.get(name) or "")) for name in TEXT} | {name: _number(row.get(name)) for name in NUMBERS}
+        for row in rows
+    ]
+    return [row for row in rows if row["median_ms"] > 0 and (row["length"] > 0 or row["what"] in ROOF)]
 
 
 def _number(text) -> float:
@@ -31,6 +40,94 @@ def _number(text) -> float:
         return float(text)
     except (TypeError, ValueError):
         return float("nan")
+
+
+def compared(rows: list[dict], head_dim: float) -> list[dict]:
+    """The rows to hold beside each other: one head_dim, call by call, one input; of each thing and length the fewest tiles."""
+    kept: dict[tuple, dict] = {}
+    inputs = {row["input"] for row in rows if row["what"] not in ROOF}
+    wanted = ("planted", "") if inputs & {"planted", ""} else ("recorded",)
+    for row in rows:
+        if row["head_dim"] != head_dim or row["mode"] == "graph" or row["input"] not in wanted:
+            continue
+        key = row["what"], row["implementation"], row["length"]
+        if key not in kept or not row["density"] > kept[key]["density"]:
+            kept[key] = row
+    return sorted(kept.values(), key=lambda row: row["length"])
+
+
+def head_dims(rows: list[dict]) -> list[int]:
+    """The head dimensions with both dense attention and the whole method, largest first."""
+    both = ({row["head_dim"] for row in rows if row["what"] == what} for what in ("dense", "sample_attention"))
+    return sorted((int(dim) for dim in set.intersection(*both) if dim == dim), reverse=True)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The whole method beside dense attention, at the lengths that have both.
+
+    ours, dense: their rows, short lengths first. even: tokens from which on ours is not slower; None if it is at the longest.
+    """
+
+    ours: list[dict]
+    dense: list[dict]
+    even: float | None
+
+    @property
+    def speedup(self) -> float:
+        """At the longest length."""
+        return self.dense[-1]["median_ms"] / self.ours[-1]["median_ms"]
+
+
+def comparison(rows: list[dict]) -> Comparison | None:
+    """Of `compared` rows: the method (not `auto`) and the dense attention that were timed at most lengths; None without both."""
+    ours = _longest([row for row in rows if row["what"] == "sample_attention" and not row["implementation"].startswith("auto")])
+    dense = _longest([row for row in rows if row["what"] == "dense"])
+    both = sorted(ours.keys() & dense.keys())
+    if not both:
+        return None
+    pairs = [ours[length] for length in both], [dense[length] for length in both]
+    return Comparison(*pairs, break_even(both, *([row["median_ms"] for row in rows] for rows in pairs)))
+
+
+def _longest(rows) -> dict[float, dict]:
+    """length -> row, of the implementation with the most lengths; among equals the fastest at its longest."""
+    curves: dict[str, dict[float, dict]] = {}
+    for row in rows:
+        curves.setdefault(row["implementation"], {})[row["length"]] = row
+    return max(curves.values(), key=lambda curve: (len(curve), -curve[max(curve)]["median_ms"]), default={})
+
+
+@dataclass(frozen=True)
+class Roof:
+    """What a machine can do, as measured: TFLOP/s of a large matrix product, TB/s of a copy."""
+
+    rate: float
+    bandwidth: float
+
+    @property
+    def ridge(self) -> float:
+        """Operations per byte from which on the matrix rate is the limit."""
+        return self.rate / self.bandwidth
+
+    def limit(self, intensity):
+        """TFLOP/s that are possible at so many operations per byte (a number or an array)."""
+        import numpy as np
+
+        return np.minimum(self.rate, intensity * self.bandwidth)
+
+
+def roof(rows: list[dict]) -> Roof | None:
+    """The newest measured roof; None if a row is missing."""
+    newest: dict[str, dict] = {row["what"]: row for row in rows if row["what"] in ROOF}
+    if len(newest) < 2:
+        return None
+    return Roof(newest["matmul"]["tflops"], newest["copy"]["gbytes"] / newest["copy"]["median_ms"])
+
+
+def intensity(row: dict) -> float:
+    """Operations per byte moved at least; NaN where either is not counted."""
+    return row["tflops"] * row["median_ms"] / row["gbytes"]
 
 
 @dataclass(frozen=True)
@@ -42,29 +139,32 @@ class Headline:
 
 
 def headline(rows: list[dict], head_dim: int | None = None) -> Headline | None:
-    """SampleAttention against the fastest dense attention at the longest recorded length; None without both."""
-    wanted = [row for row in rows if head_dim in (None, row["head_dim"])]
-    for mine in sorted(
-        (row for row in wanted if row["what"] == "sample_attention"), key=lambda row: (-row["length"], row["median_ms"])
-    ):
-        there = [row for row in wanted if all(row[name] == mine[name] for name in ("length", "head_dim", "heads", "gpu"))]
-        dense = min((row for row in there if row["what"] == "dense"), key=_time, default=None)
-        alone = min((row for row in there if row["what"] == "sparse_forward"), key=_time, default=None)
-        if dense:
-            return Headline(_time(dense) / _time(mine), _sentence(mine, dense, alone))
-    return None
+    """SampleAttention against the fastest dense attention at the longest recorded length that has both; None without."""
+    dims = head_dims(rows)
+    if not dims or head_dim not in (None, *dims):
+        return None
+    rows = compared(rows, head_dim or dims[0])
+    lengths = [{row["length"] for row in rows if row["what"] == what} for what in ("dense", "sample_attention")]
+    if not set.intersection(*lengths):
+        return None
+    there = [row for row in rows if row["length"] == max(set.intersection(*lengths))]
 
+    def fastest(what: str, fits: Callable[[str], bool] = lambda name: True):
+        wanted = (row for row in there if row["what"] == what and fits(row["implementation"]))
+        return min(wanted, key=lambda row: row["median_ms"], default=None)
 
-def _time(row) -> float:
-    return row["median_ms"]
+    mine, dense = fastest("sample_attention"), fastest("dense")
+    alone = fastest("sparse_forward", lambda name: name not in RIVALS)
+    return Headline(dense["median_ms"] / mine["median_ms"], _sentence(mine, dense, alone))
 
 
 def _sentence(mine, dense, alone) -> str:
     sentence = (
         f"For the attention of one layer at {mine['length']:,.0f} tokens and {mine['density']:.0%} of the tiles: "
-        f"{_time(mine):.3g} ms for the whole method, {_time(dense):.3g} ms for the fastest "
+        f"{mine['median_ms']:.3g} ms for the whole method, {dense['median_ms']:.3g} ms for the fastest "
         f"dense attention ({dense['implementation']}). "
     )
     if alone:
-        sentence += f"Without choosing the tiles: {_time(dense) / _time(alone):.1f} × ({_time(alone):.3g} ms). "
+        times = dense["median_ms"] / alone["median_ms"]
+        sentence += f"Without choosing the tiles: {times:.1f} × ({alone['median_ms']:.3g} ms). "
     return f"{sentence}{mine['gpu']}, {mine['date']}."

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-from app.jobs import Job
+from dataclasses import dataclass
+
+from app import benchmarks
+from app.jobs import Cancelled, Job
 from app.reading import visible
 
 ATTENTION = {
     "dense_attention": "dense attention",
     "sparse_run_attention": "attention in the sparse run",
 }
-WHAT = {
-    "dense": "dense attention",
-    "stage_1": "stage 1: sampled tile masses",
-    "selection": "stage 2: choice of tiles",
-    "sparse_forward": "sparse attention",
-    "sample_attention": "the whole method",
-    "row_logsumexp": "logsumexp of every row",
-}
-COLUMNS = {
-    "what": "what",
-    "implementation": "implementation",
-    "density": "share of tiles",
-    "median_ms": "median (ms)",
-    "p20_ms": "20th percentile (ms)",
-    "p80_ms": "80th percentile (ms)",
-}
+SHORTEST = 512
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is to be timed: lengths up to `longest`, on planted inputs, or on the heads of `layer` that the trace has pinned."""
+
+    longest: int
+    layer: int | None = None
 
 
 def stages(trace) -> dict[str, float]:
@@ -46,8 +42,22 @@ def _words(name: str) -> str:
     return visible(name.removesuffix("_s").replace("_", " "))[:60]
 
 
-def work(length: int):
-    """A job's work that times attention at one length and returns a table."""
+def pinned_layers(trace) -> list[int]:
+    """The layers of which a head's q and k were kept."""
+    return [layer for layer in trace.recorded_layers if any(trace.pinned(layer, head) for head in range(trace.heads))]
+
+
+def lengths_to(longest: int) -> list[int]:
+    """Powers of two from 512 on, and the longest itself."""
+    shorter = [SHORTEST << i for i in range(20) if SHORTEST << i < longest]
+    return [*shorter, longest]
+
+
+def work(wish: Wish, trace):
+    """A job's work that times the method, its stages and its rivals, and returns rows as `benchmarks.readable` gives them.
+
+    A job that is cancelled returns the rows it has; Cancelled if there are none.
+    """
 
     def time_it(job: Job):
         job.progress(0.0, "Loading torch")
@@ -56,19 +66,40 @@ def work(length: int):
         from sampleattn.bench.measure import Shape, measure
 
         cuda = torch.cuda.is_available()
-        size = (32, 8, 128, torch.bfloat16) if cuda else (4, 2, 64, torch.float32)
-        shape, density = Shape(*size, torch.device("cuda" if cuda else "cpu")), 0.1 if cuda else 0.25
-        parts = ("method", "stages", "forward", "logsumexp")
-        rows = list(measure(parts, shape, density, [length], progress=job.progress))
-        table = {title: [row[name] for row in rows] for name, title in COLUMNS.items()}
-        return table | {"what": [WHAT.get(what, what) for what in table["what"]]}
+        device, dtype = torch.device("cuda" if cuda else "cpu"), torch.bfloat16 if cuda else torch.float32
+        shape, density = Shape(*((32, 8, 128) if cuda else (4, 2, 64)), dtype, device), 0.1 if cuda else 0.25
+        feed = None
+        if wish.layer is not None:
+            feed = _recorded(trace, wish.layer, device, dtype)
+            shape = Shape(feed.q.shape[1], feed.k.shape[1], feed.q.shape[-1], dtype, device)
+        parts = ("roof", "auto", "method", "stages", "forward", "logsumexp")
+        rows = []
+        try:
+            for row in measure(parts, shape, density, lengths_to(wish.longest), progress=job.progress, feed=feed):
+                rows.append(row)
+        except Cancelled:
+            if not rows:
+                raise
+        return benchmarks.readable(rows)
 
     return time_it
 
 
+def _recorded(trace, layer, device, dtype):
+    """The pinned heads of a layer, each with the keys it reads."""
+    import numpy as np
+    import torch
+
+    from sampleattn.bench.feeds import feed_of
+
+    heads = [head for head in range(trace.heads) if trace.pinned(layer, head)]
+    pairs = zip(*(trace.queries_and_keys(layer, head) for head in heads), strict=True)
+    return feed_of(*(torch.from_numpy(np.stack(each).astype(np.float32)).to(device, dtype) for each in pairs))
+
+
 def sentence(error: BaseException | None) -> str:
     """Why there are no times."""
-    if error is None:
+    if error is None or isinstance(error, Cancelled):
         return "The timing was stopped."
     if isinstance(error, ImportError):
         return f"{error.name or 'torch'} is not installed here, so nothing can be timed; install requirements.txt."

@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+SYMBOLS = ("circle", "square", "diamond", "triangle", "cross")
+
 
 @dataclass(frozen=True)
 class Line:
-    """A curve; `dash` and `marker` tell it apart without colour."""
+    """A curve; `dash`, `marker` and its `symbol` (of SYMBOLS) tell it apart without colour."""
 
     x: np.ndarray
     y: np.ndarray
@@ -19,6 +21,17 @@ class Line:
     marker: bool = False
     width: float = 1.5
     hover: tuple[str, ...] = ()
+    symbol: str = "circle"
+
+
+@dataclass(frozen=True)
+class Span:
+    """A shaded stretch of the x axis, from the edge of the picture or `begin` to `end`, with its name."""
+
+    begin: float
+    end: float
+    name: str
+    colour: str
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from html import escape
 import numpy as np
 import plotly.graph_objects as go
 
-from app.figures.chart import Bars, Chart, Heat, Level, Line, Marks, Outline, Tint
+from app.figures.chart import Bars, Chart, Heat, Level, Line, Marks, Outline, Span, Tint
 from app.figures.palette import RAMP
 
 SCALE = [[i / (len(RAMP) - 1), colour] for i, colour in enumerate(RAMP)]
@@ -24,7 +24,7 @@ def figure(chart: Chart, standalone: bool = False) -> go.Figure:
         margin={"l": 10, "r": 10, "t": 34, "b": 10},
         legend={"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom"},
         hovermode="closest",
-        showlegend=sum(not isinstance(layer, (Heat, Level)) for layer in chart.layers) > 1,
+        showlegend=sum(not isinstance(layer, (Heat, Level, Span)) for layer in chart.layers) > 1,
         barmode="group",
     )
     fig.update_xaxes(title_text=escape(chart.x), type="log" if chart.log_x else "-", automargin=True, **_ticks(chart.x_ticks))
@@ -75,8 +75,33 @@ def _(layer: Line, fig):
         name=escape(layer.name),
         mode="lines+markers" if layer.marker else "lines",
         line={"color": layer.colour, "width": layer.width, "dash": "dash" if layer.dash else "solid"},
+        marker={"symbol": {"triangle": "triangle-up"}.get(layer.symbol, layer.symbol), "size": 7},
         text=[escape(text) for text in layer.hover] or None,
         hovertemplate=("%{text}<extra></extra>" if layer.hover else None),
+    )
+
+
+@_add.register
+def _(layer: Span, fig):
+    fig.add_vrect(
+        x0=layer.begin,
+        x1=layer.end,
+        fillcolor=layer.colour,
+        opacity=0.14,
+        line_width=0,
+        layer="below",
+    )
+    fig.add_vline(
+        x=layer.end,
+        line={"color": layer.colour, "dash": "dot", "width": 1.5},
+        label={
+            "text": escape(layer.name),
+            "textposition": "start",
+            "textangle": 0,
+            "xanchor": "right",
+            "yanchor": "bottom",
+            "padding": 6,
+        },
     )
 
 

@@ -1,13 +1,11 @@
-"""Where the time goes, as bars; and recorded times over length."""
+"""Where the time goes, as bars; times over length; and rates below the roof of the machine."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from app.figures.chart import Bars, Chart, Line
+from app.figures.chart import Bars, Chart, Line, Span
 from app.figures.palette import DENSE, DROPPED, KEPT, MUTED, SPARSE
-
-CYCLE = (SPARSE, DROPPED, DENSE, KEPT, "#56b4e9", "#009e73", "#cc79a7", MUTED)
 
 
 def seconds(value: float) -> str:
@@ -46,43 +44,164 @@ def by_layer(times: dict[str, list[float]], title, footer) -> Chart:
     )
 
 
-def over_length(rows: list[dict], title, footer) -> Chart:
-    """Median milliseconds over length, one curve per implementation; what is sparse is dashed."""
+def over_length(rows: list[dict], title, footer, slower_until: float | None = None) -> Chart:
+    """Median milliseconds over length, one curve per thing and implementation.
+
+    Solid: attention of others; dashed: ours. slower_until: the length up to which "slower here" is shaded.
+    """
     curves: dict[tuple, list] = {}
     for row in rows:
         curves.setdefault((row["what"], row["implementation"]), []).append(row)
-    lines = []
-    for i, ((what, implementation), points) in enumerate(curves.items()):
-        points = sorted(points, key=lambda row: row["length"])
-        hover = [
-            f"{row['length']:,.0f} tokens, {_tiles(row)}: {row['median_ms']:.3g} ms ({row['p20_ms']:.3g} to {row['p80_ms']:.3g})"
-            for row in points
-        ]
-        lines.append(
-            Line(
-                np.array([row["length"] for row in points]),
-                np.array([row["median_ms"] for row in points]),
-                f"{what.replace('_', ' ')}, {implementation}",
-                CYCLE[i % len(CYCLE)],
-                dash=what != "dense",
-                marker=True,
-                hover=tuple(hover),
-            )
-        )
+    lengths = sorted({row["length"] for row in rows})
+    lines = [_curve(what, name, points) for (what, name), points in sorted(curves.items(), key=_place)]
+    shade = ()
+    if slower_until is not None and lengths[0] < slower_until:
+        shade = (Span(lengths[0], slower_until, f"slower here (below {tokens(slower_until)} tokens)", DROPPED),)
     names = ("what", "implementation", "length", "head_dim", "density", "median_ms", "p20_ms", "p80_ms")
     return Chart(
         title=title,
         x="tokens",
         y="milliseconds (median)",
+        layers=(*shade, *lines),
+        footer=footer,
+        values={name: np.array([row[name] for row in rows]) for name in names},
+        log_x=True,
+        log_y=True,
+        x_ticks=tuple((float(length), tokens(length)) for length in lengths),
+        y_ticks=_decades([row["median_ms"] for row in rows]),
+        height=430,
+    )
+
+
+def roofline(rows: list[dict], roof, intensity, title, footer) -> Chart:
+    """Operations per second over operations per byte, below what the machine can do.
+
+    roof: `benchmarks.Roof`; intensity: operations per byte of a row.
+    """
+    curves: dict[tuple, list] = {}
+    for row in rows:
+        curves.setdefault((row["what"], row["implementation"]), []).append(row)
+    reached = [intensity(row) for row in rows]
+    x = np.geomspace(min(roof.ridge, *reached) / 4, max(roof.ridge, *reached) * 2, 64)
+    unit, factor = ("TFLOP/s", 1.0) if roof.rate >= 1 else ("GFLOP/s", 1e3)
+    lines = [Line(x, roof.limit(x) * factor, "what this machine can do", MUTED, width=3)]
+    for (what, name), points in sorted(curves.items(), key=_place):
+        rates = [row["tflops"] * factor for row in points]
+        lines.append(_curve(what, name, points, [intensity(row) for row in points], rates))
+    names = ("what", "implementation", "length", "density", "tflops", "gbytes", "median_ms")
+    return Chart(
+        title=title,
+        x="operations per byte moved at least",
+        y=unit,
         layers=tuple(lines),
         footer=footer,
         values={name: np.array([row[name] for row in rows]) for name in names},
         log_x=True,
         log_y=True,
-        x_ticks=tuple((float(length), f"{length / 1024:g}K") for length in sorted({row["length"] for row in rows})),
+        x_ticks=_decades(x),
+        y_ticks=_decades([y for line in lines for y in line.y], (1, 2, 5)),
         height=430,
     )
 
 
+WORDS = {
+    "dense": "dense",
+    "sample_attention": "whole method",
+    "sparse_forward": "sparse attention",
+    "stage_1": "stage 1: sampling",
+    "selection": "stage 2: selection",
+    "index_lists": "index lists",
+    "row_logsumexp": "logsumexp of every row",
+}
+RIVALS = {
+    "cudnn": "cuDNN",
+    "flash": "FlashAttention-2",
+    "flex": "FlexAttention",
+    "fa4": "FlashAttention-4",
+    "sdpa": "PyTorch SDPA",
+}
+STYLE = {
+    "dense": (DENSE, "square"),
+    "sample_attention": (SPARSE, "circle"),
+    "sparse_forward": (KEPT, "diamond"),
+    "stage_1": ("#009e73", "triangle"),
+    "selection": (DROPPED, "cross"),
+    "index_lists": ("#cc79a7", "square"),
+    "row_logsumexp": (MUTED, "circle"),
+}
+SHADES = {
+    "cudnn": (DENSE, "square"),
+    "flash": ("#c7a008", "triangle"),
+    "flex": ("#b3643c", "diamond"),
+    "fa4": (DROPPED, "cross"),
+    "auto": ("#009e73", "triangle"),
+}
+
+
+def _decades(values, steps=(1,)) -> tuple[tuple[float, str], ...]:
+    """Ticks of a logarithmic axis: `steps` of each power of ten that the values reach."""
+    low, high = np.floor(np.log10(min(values))), np.ceil(np.log10(max(values)))
+    ticks = [step * 10.0**power for power in np.arange(low, high + 1) for step in steps]
+    return tuple((tick, f"{tick:,g}") for tick in ticks)
+
+
+def _place(curve):
+    """The order of the legend: that of WORDS."""
+    (what, name), _ = curve
+    return (list(WORDS).index(what) if what in WORDS else len(WORDS), name)
+
+
+def _curve(what, implementation, points, x=None, y=None) -> Line:
+    points = sorted(points, key=lambda row: row["length"])
+    colour, symbol = SHADES.get(implementation.split(",")[0]) or STYLE.get(what, (MUTED, "circle"))
+    hover = [
+        f"{label(what, implementation)}, {row['length']:,.0f} tokens{_tiles(row)}: {row['median_ms']:.3g} ms "
+        f"({row['p20_ms']:.3g} to {row['p80_ms']:.3g}){_rate(row)}"
+        for row in points
+    ]
+    return Line(
+        np.array([row["length"] for row in points] if x is None else x),
+        np.array([row["median_ms"] for row in points] if y is None else y),
+        label(what, implementation),
+        colour,
+        dash=what != "dense",
+        marker=True,
+        width=2.5 if what == "sample_attention" else 1.5,
+        hover=tuple(hover),
+        symbol=symbol,
+    )
+
+
+def label(what: str, implementation: str) -> str:
+    """What a curve or a row shows, in words: whose it is if not ours, and how the tiles were chosen."""
+    words = WORDS.get(what, what.replace("_", " "))
+    if implementation in RIVALS:
+        return f"{RIVALS[implementation]} {'dense' if what == 'dense' else 'on the same tiles'}"
+    backend, _, choice = implementation.partition(", ")
+    if what == "sample_attention":
+        return f"{'auto' if backend == 'auto' else words}, {_choice(choice)}"
+    return words if what in WORDS else f"{words}, {implementation}"
+
+
+def _choice(choice: str) -> str:
+    kind, _, share = choice.partition(" ")
+    return f"{float(share):.0%} of the tiles" if kind == "density" and share else "tiles by target"
+
+
+def tokens(length: float) -> str:
+    """A length as people say it: 512, 8K, 5.3K."""
+    thousands = length / 1024
+    return f"{length:.0f}" if thousands < 1 else f"{thousands:.2g}K" if thousands < 10 else f"{thousands:.0f}K"
+
+
+def rate(tflops: float) -> str:
+    """Operations per second as people say it."""
+    return f"{tflops:.3g} TFLOP/s" if tflops >= 1 else f"{tflops * 1e3:.3g} GFLOP/s"
+
+
 def _tiles(row) -> str:
-    return "all tiles" if not row["density"] < 1 else f"{row['density']:.0%} of the tiles"
+    return f", {row['density']:.0%} of the tiles" if row["density"] < 1 else ""
+
+
+def _rate(row) -> str:
+    return f", {rate(row['tflops'])}" if row["tflops"] > 0 else ""

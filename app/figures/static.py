@@ -12,10 +12,11 @@ from matplotlib.colors import LinearSegmentedColormap, LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 
-from app.figures.chart import Bars, Chart, Heat, Level, Line, Marks, Outline, Tint
+from app.figures.chart import Bars, Chart, Heat, Level, Line, Marks, Outline, Span, Tint
 from app.figures.palette import RAMP
 
 STYLE = {"svg.fonttype": "none", "pdf.fonttype": 42, "font.size": 9, "text.parse_math": False, "hatch.linewidth": 0.4}
+MARKERS = {"circle": "o", "square": "s", "diamond": "D", "triangle": "^", "cross": "X"}
 WEIGHTS = LinearSegmentedColormap.from_list("weights", RAMP)
 
 
@@ -74,9 +75,14 @@ def _(layer: Line, axes):
         color=layer.colour,
         linewidth=layer.width,
         linestyle="--" if layer.dash else "-",
-        marker="o" if layer.marker else None,
+        marker=MARKERS[layer.symbol] if layer.marker else None,
         markersize=3,
     )
+
+
+@_draw.register
+def _(layer: Span, axes):
+    axes.axvspan(layer.begin, layer.end, facecolor="none", edgecolor=layer.colour, alpha=0.4, hatch="////", label=layer.name)
 
 
 @_draw.register

@@ -84,11 +84,20 @@ def _dense(feed, name):
 
 def forward(feed: Feed, density: float) -> Cases:
     """The sparse forward on the feed's mask, index lists included; dense rivals, and block-sparse ones on the same mask."""
+    feed = _with_mask(feed)
     yield from _rivals(feed)
     yield _sparse(feed)
     for name in rivals.sparse_names(feed.q.device):
         make = lambda name=name: rivals.block_sparse(name, feed.q, feed.k, feed.v, feed.mask)  # noqa: E731
         yield (Case("sparse_forward", name, make, feed.density, on_tiles(feed.mask, feed.q.shape[-1]), moved(feed), rival=True),)
+
+
+def _with_mask(feed) -> Feed:
+    """A feed that has no mask gets the tiles that the method selects."""
+    if feed.mask is not None:
+        return feed
+    _, selection = sample_attention(feed.q, feed.k, feed.v, forced(feed.q.device), return_selection=True)
+    return Feed(feed.q, feed.k, feed.v, selection.block_mask, feed.source)
 
 
 def _sparse(feed):
@@ -146,6 +155,7 @@ def recorded(feed: Feed, density: float) -> Cases:
     yield from _rivals(feed, ("cudnn", "flash") if feed.q.is_cuda else None)
     yield from _methods(feed, config)
     yield from _stages(feed, config)
+    yield _sparse(_with_mask(feed))
 
 
 def million(feed: Feed, density: float) -> Cases:

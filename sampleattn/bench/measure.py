@@ -88,7 +88,7 @@ def plan(names: Iterable[str], head_dim: int, density: float, lengths: Iterable[
         part = PARTS[name]
         densities = (density, *part.densities) if part.only_density is None else (part.only_density,)
         for length in part.lengths if lengths is None or name == "million" else lengths:
-            for each in densities:
+            for each in dict.fromkeys(densities):
                 wanted.setdefault((length, part.head_dim or head_dim, each, part.feed), []).append(name)
     return [Setting(*key, tuple(parts)) for key, parts in sorted(wanted.items(), key=lambda item: item[0])]
 
@@ -206,7 +206,7 @@ class _Run:
             return None
         self.seen.add(key)
         place = f"{facts['length']:,} tokens: " if "length" in facts else ""
-        self.progress(fraction, f"{place}{case.what}, {case.implementation}")
+        self.progress(fraction, f"{place}{case.what.replace('_', ' ')}, {case.implementation}")
         try:
             call = stack.enter_context(case.make())
             memory, _ = with_memory(call, self.device)
