@@ -1,5 +1,5 @@
-"""The sparse forward for Hopper in Gluon: a producer warp feeds two warpgroups through TMA, so that one multiplies while the other
-takes exponentials (the schedule of FlashAttention-3, arXiv 2407.08608, over lists of tiles)."""
+"""The sparse forward for Hopper in Gluon: a producer warp feeds two warpgroups through TMA; while one takes exponentials, the tensor
+cores multiply for the other (the schedule of FlashAttention-3, arXiv 2407.08608, over lists of tiles)."""
 
 from typing import NamedTuple
 
@@ -74,12 +74,19 @@ def _spans(spans_ptr, place, pred):
 
 
 @gluon.jit
-def _tell(work_smem, index, count, masked):
+def _masked_start(spans_ptr, list_ptr, place, step, KEYS: gl.constexpr):
+    full_begin, full_end, count, masked = _spans(spans_ptr, place, True)
+    return _start(list_ptr, step, full_begin, full_end, masked, KEYS)
+
+
+@gluon.jit
+def _tell(work_smem, index, count, masked, start):
     """What the warpgroups need to know of a piece of work, through shared memory."""
     layout: gl.constexpr = gl.BlockedLayout([1], [32], [1], [0])
     work_smem.index(0).store(gl.full([1], index, gl.int32, layout))
     work_smem.index(1).store(gl.full([1], count, gl.int32, layout))
     work_smem.index(2).store(gl.full([1], masked, gl.int32, layout))
+    work_smem.index(3).store(gl.full([1], start, gl.int32, layout))
 
 
 @gluon.jit
@@ -87,9 +94,9 @@ def _hear(work_smem, work_full, work_empty, works):
     layout: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
     mbarrier.wait(work_full, works & 1)
     index, count = gl.max(work_smem.index(0).load(layout), 0), gl.max(work_smem.index(1).load(layout), 0)
-    masked = gl.max(work_smem.index(2).load(layout), 0)
+    masked, start = gl.max(work_smem.index(2).load(layout), 0), gl.max(work_smem.index(3).load(layout), 0)
     mbarrier.arrive(work_empty, count=1)
-    return index, count, masked
+    return index, count, masked, start
 
 
 @gluon.jit
@@ -110,17 +117,21 @@ def _produce(descs, lists, sizes, buffers, bars, STAGES: gl.constexpr, OVERLAP: 
         index = gl.where(index < all_heads * query_blocks, index, -1)
         place = row.to(gl.int64) * query_blocks + block
         full_begin, full_end, count, masked = _spans(spans_ptr, place, index >= 0)
+        list_ptr = ids_ptr + place * key_blocks
+        start = count * 0
+        if count > 0:
+            start = _start(list_ptr, 0, full_begin, full_end, masked, KEYS)
         mbarrier.wait(work_empty, (works & 1) ^ 1)
         works += 1
-        _tell(work_smem, index, count, masked)
+        _tell(work_smem, index, count, masked, start)
         mbarrier.arrive(work_full, count=1)
         if index >= 0:
             batch, head = row // heads, row % heads
             steps = count * (BLOCK // KEYS)
-            start, before = 0, 0
+            before = start
             for step in range(0, gl.where(count > 0, steps + LAG, 0)):
-                if step < steps:
-                    start = _start(ids_ptr + place * key_blocks, step, full_begin, full_end, masked, KEYS)
+                if (step > 0) & (step < steps):
+                    start = _start(list_ptr, step, full_begin, full_end, masked, KEYS)
                 stage = done % STAGES
                 mbarrier.wait(empty.index(stage), (done // STAGES & 1) ^ 1)
                 keys_too, values_too = step < steps, step >= LAG
@@ -170,7 +181,8 @@ def _softmax(scores, top, total, start, positions, lo, hi, scale_log2, MASKED: g
 
 @gluon.jit
 def _step(
-    q, acc, top, total, start, positions, lo, hi, scale_log2, done, buffers, bars, zero, MASKED: gl.constexpr, STAGES: gl.constexpr
+    q, acc, top, total, start, positions, lo, hi, scale_log2, done, buffers, bars, zero,
+    MASKED: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
     """Keys, softmax and values of a step, one after the other."""
     q_smem, k_smem, v_smem, work_smem = buffers
@@ -210,6 +222,16 @@ def _overlapped_step(
     return gl.convert_layout(new_weights, weights.type.layout), acc, top, total
 
 
+@gluon.constexpr_function
+def _store_layout(width):
+    """[64, width] with 16 bytes of a row to a thread, and to a warp the 16 rows that it has from the tensor cores."""
+    if width == 128:
+        registers, lanes = [[2, 0], [4, 0], [8, 0]], [[0, 8], [0, 16], [0, 32], [0, 64], [1, 0]]
+    else:
+        registers, lanes = [[4, 0], [8, 0]], [[0, 8], [0, 16], [0, 32], [1, 0], [2, 0]]
+    return gl.DistributedLinearLayout([[0, 1], [0, 2], [0, 4], *registers], lanes, [[16, 0], [32, 0]], [], [64, width])
+
+
 @gluon.jit
 def _consume(
     out, lists, sizes, buffers, bars, scale_log2,
@@ -228,10 +250,11 @@ def _consume(
     out_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_DV, 16])
     row_layout: gl.constexpr = gl.SliceLayout(1, score_layout)
     out_rows: gl.constexpr = gl.SliceLayout(1, out_layout)
+    store_layout: gl.constexpr = _store_layout(BLOCK_DV)
     zero = gl.zeros([HALF, KEYS], gl.float32, score_layout)
     done, queries, works, turn = 0, 0, 0, 0
 
-    index, count, masked = _hear(work_smem, work_full, work_empty, works)
+    index, count, masked, start = _hear(work_smem, work_full, work_empty, works)
     while index >= 0:
         block, row = _work(index, all_heads, query_blocks)
         batch, head = (row // heads).to(gl.int64), (row % heads).to(gl.int64)
@@ -248,7 +271,6 @@ def _consume(
             steps, masked_steps = count * (BLOCK // KEYS), masked * (BLOCK // KEYS)
             place = row.to(gl.int64) * query_blocks + block
             list_ptr = ids_ptr + place * key_blocks
-            full_begin, full_end, count, masked = _spans(spans_ptr, place, True)
             q = q_smem.index(WHO)
             mbarrier.wait(q_full, queries & 1)
             queries += 1
@@ -258,19 +280,18 @@ def _consume(
                 scores = warpgroup_mma(q, k_smem.index(stage).permute((1, 0)), zero, use_acc=False, is_async=True)
                 scores = warpgroup_mma_wait(0, deps=[scores])
                 mbarrier.arrive(empty.index(stage), count=1)
-                start = _start(list_ptr, 0, full_begin, full_end, masked, KEYS)
                 weights, decay, top, total = _softmax(scores, top, total, start, positions, lo, hi, scale_log2, True)
                 weights = gl.convert_layout(weights, gl.DotOperandLayout(0, out_layout, 2))
                 for step in range(1, masked_steps):
-                    start = _start(list_ptr, step, full_begin, full_end, masked, KEYS)
+                    start = _masked_start(spans_ptr, list_ptr, place, step, KEYS)
                     weights, acc, top, total = _overlapped_step(
-                        q, weights, acc, top, total, start, positions, lo, hi, scale_log2, done + step, turn + step, buffers, bars,
-                        zero, True, STAGES, WHO,
+                        q, weights, acc, top, total, start, positions, lo, hi, scale_log2, done + step, turn + step, buffers,
+                        bars, zero, True, STAGES, WHO,
                     )  # fmt: skip
                 for step in range(gl.maximum(masked_steps, 1), steps):
                     weights, acc, top, total = _overlapped_step(
-                        q, weights, acc, top, total, 0, positions, lo, hi, scale_log2, done + step, turn + step, buffers, bars,
-                        zero, False, STAGES, WHO,
+                        q, weights, acc, top, total, 0, positions, lo, hi, scale_log2, done + step, turn + step, buffers,
+                        bars, zero, False, STAGES, WHO,
                     )  # fmt: skip
                 turn += steps - 1
                 done += steps
@@ -282,7 +303,8 @@ def _consume(
                 done += 1
             else:
                 for step in range(0, masked_steps):
-                    start = _start(list_ptr, step, full_begin, full_end, masked, KEYS)
+                    if step > 0:
+                        start = _masked_start(spans_ptr, list_ptr, place, step, KEYS)
                     acc, top, total = _step(
                         q, acc, top, total, start, positions, lo, hi, scale_log2, done + step, buffers, bars, zero, True, STAGES
                     )  # fmt: skip
@@ -299,12 +321,16 @@ def _consume(
         gl.store(lse_ptr + row.to(gl.int64) * Nq + rows, lse, mask=rows < Nq)
         factor = gl.convert_layout(gl.where(alive, 1.0 / safe, 0.0), out_rows)
         acc = gl.where(gl.convert_layout(alive, out_rows)[:, None], acc * factor[:, None], 0.0)
-        rows = first + gl.arange(0, HALF, layout=out_rows)
-        dims = gl.arange(0, BLOCK_DV, layout=gl.SliceLayout(0, out_layout))
+        rows = first + gl.arange(0, HALF, layout=gl.SliceLayout(1, store_layout))
+        dims = gl.arange(0, BLOCK_DV, layout=gl.SliceLayout(0, store_layout))
         out_ptrs = out_ptr + batch * so_b + head * so_h + rows.to(gl.int64)[:, None] * so_n + dims[None, :] * so_d
-        gl.store(out_ptrs, acc.to(dtype), mask=(rows < Nq)[:, None] & (dims < DV)[None, :])
+        acc = gl.convert_layout(acc.to(dtype), store_layout)
+        inside = (rows < Nq)[:, None]
+        if DV != BLOCK_DV:
+            inside = inside & (dims < DV)[None, :]
+        gl.store(out_ptrs, acc, mask=inside)
         works += 1
-        index, count, masked = _hear(work_smem, work_full, work_empty, works)
+        index, count, masked, start = _hear(work_smem, work_full, work_empty, works)
 
 
 @gluon.jit(do_not_specialize=["all_heads", "heads", "group", "Nq", "Nk", "query_blocks", "key_blocks"])
@@ -322,7 +348,7 @@ def _forward(
     q_smem = gl.allocate_shared_memory(dtype, [2, HALF, BLOCK_D], k_layout)
     k_smem = gl.allocate_shared_memory(dtype, [STAGES, KEYS, BLOCK_D], k_layout)
     v_smem = gl.allocate_shared_memory(dtype, [STAGES, KEYS, BLOCK_DV], v_layout)
-    work_smem = gl.allocate_shared_memory(gl.int32, [3, 1], gl.SwizzledSharedLayout(1, 1, 1, [0]))
+    work_smem = gl.allocate_shared_memory(gl.int32, [4, 1], gl.SwizzledSharedLayout(1, 1, 1, [0]))
     ring: gl.constexpr = mbarrier.MBarrierLayout()
     full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], ring)
     empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], ring)
