@@ -41,6 +41,15 @@ class Grid:
     def slashes(self) -> int:
         return self.query_blocks + self.shift
 
+    @property
+    def crossed(self) -> int:
+        """1 where the diagonal runs through two tiles of a query block, else 0."""
+        return int(self.offset % self.block != 0)
+
+    def window_blocks(self, ratio: float) -> int:
+        """A local window of `ratio` of the keys in blocks, up to and with the diagonal (arXiv v1/v2)."""
+        return -(-int(ratio * self.nk) // self.block) + 1
+
     @cached_property
     def slash_index(self) -> Tensor:
         """int64 [query blocks, key blocks]: the slash of each tile; negative above the diagonal."""
@@ -80,15 +89,14 @@ class Grid:
         j = torch.arange(self.key_blocks, device=self.device)
         return (j < self.real_key_blocks[0] + config.sink_blocks) & (j >= self.real_key_blocks[0])
 
-    def local_slashes(self, config: SampleAttentionConfig) -> Tensor:
+    def local_slashes(self, blocks: int) -> Tensor:
         """bool [1, 1, 1, slashes]: the diagonal and its neighbours; a diagonal that crosses two tiles counts as one."""
-        crossed = 1 if self.offset % self.block else 0
-        return (torch.arange(self.slashes, device=self.device) < config.local_blocks + crossed)[None, None, None]
+        return (torch.arange(self.slashes, device=self.device) < blocks + self.crossed)[None, None, None]
 
     def last_rows(self, config: SampleAttentionConfig) -> Tensor:
         """bool [B or 1, 1, query blocks, key blocks]: the causal tiles of the last real query blocks."""
         i = torch.arange(self.query_blocks, device=self.device)[:, None]
-        return self.causal & (i > self._last_query_block - config.last_blocks)
+        return self.causal & (i > self.last_query_block - config.last_blocks)
 
     @cached_property
     def real_key_blocks(self) -> tuple[Tensor, Tensor]:
@@ -100,7 +108,7 @@ class Grid:
         return (first // self.block)[:, None, None, None], (last // self.block)[:, None, None, None]
 
     @property
-    def _last_query_block(self) -> Tensor:
+    def last_query_block(self) -> Tensor:
         """The last query block with a real query: int64 [B or 1, 1, 1, 1]."""
         if self.key_range is None:
             return torch.full((1, 1, 1, 1), self.query_blocks - 1, device=self.device)
@@ -113,7 +121,7 @@ class Grid:
         if self.key_range is None:
             return first, last
         real = (self.key_range[:, 0].long() - self.offset).clamp_min(0) // self.block
-        return torch.maximum(first, real[:, None, None, None]), torch.minimum(last, self._last_query_block)
+        return torch.maximum(first, real[:, None, None, None]), torch.minimum(last, self.last_query_block)
 
     def slash_of_rows(self, block: Tensor) -> Tensor:
         """The slash of each tile of rows in query blocks `block` [...]: int64 [..., key blocks], negative above the diagonal."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 SELECTIONS = ("joint", "independent", "window")
 SAMPLINGS = ("spread", "tail")
 SCOPES = ("head", "segment")
-BACKENDS = ("auto", "torch", "triton")
+BACKENDS = ("auto", "torch", "triton", "fa4")
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,15 @@ class SampleAttentionConfig:
         cra + (1 - cra) * sampling_margin / sqrt(sampled rows).
     segments: the number of equal parts of the queries; None lets the length decide (see `sampling.segment_count`).
     alpha_columns, alpha_slashes: the shares of the sampled mass that `independent` and `window` keep; None means `cra`.
+    density: None (`cra` decides), or a fixed share of the causal tiles, in (0, 1], for `selection="joint"`: sink, local and last
+        blocks, and the pieces with the most sampled mass per tile, as many as fit; `cra` and `rows_at_target` say nothing then.
     window_ratio: the width of the local window of `window`, as a share of the keys.
     block_size: tokens per block. The kernels are built for 128.
     sink_blocks, local_blocks, last_blocks: first key blocks, blocks up to and with the diagonal, and last query blocks (computed
         in full) that are always kept.
     dense_below: with fewer keys than this the layer runs dense.
-    backend: "torch", "triton" (an error where it can't run) or "auto" (the fastest correct one).
+    backend: "torch", "triton", "fa4" (Triton, with FlashAttention-4's forward; an error where they can't run) or "auto" (the
+        fastest correct one).
     """
 
     cra: float = 0.95
@@ -45,6 +48,7 @@ class SampleAttentionConfig:
     segments: int | None = None
     alpha_columns: float | None = None
     alpha_slashes: float | None = None
+    density: float | None = None
     window_ratio: float = 0.08
     block_size: int = 128
     sink_blocks: int = 1
@@ -56,12 +60,14 @@ class SampleAttentionConfig:
     def __post_init__(self):
         for name in ("cra", "rows_at_target", "sample_ratio", "window_ratio"):
             self._check_share(name)
-        for name in ("alpha_columns", "alpha_slashes"):
+        for name in ("alpha_columns", "alpha_slashes", "density"):
             if getattr(self, name) is not None:
                 self._check_share(name)
         for name, choices in (("selection", SELECTIONS), ("sampling", SAMPLINGS), ("scope", SCOPES), ("backend", BACKENDS)):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, not {getattr(self, name)!r}")
+        if self.density is not None and self.selection != "joint":
+            raise ValueError(f"density needs selection='joint', not {self.selection!r}")
         for name in ("block_size", "local_blocks", "max_sampled_rows"):
             self._check_count(name, 1)
         for name in ("sink_blocks", "last_blocks", "dense_below"):

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor
 
+from sampleattn import backends
 from sampleattn.block_mask import Grid
 from sampleattn.config import SampleAttentionConfig
 from sampleattn.joint import joint
+from sampleattn.pieces import Samples, best_first
 from sampleattn.sampling import segment_count
 
 
@@ -20,36 +24,42 @@ class Selection:
     block_mask: Tensor
     columns: Tensor
     slashes: Tensor
-    density: Tensor
-    sampled_cra: Tensor
     rows: Tensor
     tile_masses: Tensor
+    grid: Grid
     dense: bool = False
     reason: str = ""
 
+    @cached_property
+    def density(self) -> Tensor:
+        """fp32 [B, H]: tiles computed / causal tiles."""
+        return self.grid.density(self.block_mask)
 
-def select(masses: Tensor, rows: Tensor, grid: Grid, config: SampleAttentionConfig) -> Selection:
-    """The selection of the config's kind from masses [B, Hq, R, key blocks] of rows [B or 1, R]."""
+    @cached_property
+    def sampled_cra(self) -> Tensor:
+        """fp32 [B, H]: the least recall over the sampled rows; 1 without any."""
+        index = (self.rows.clamp_min(0) // self.grid.block)[:, None, :, None]
+        kept = self.block_mask.gather(2, index.expand(*self.tile_masses.shape))
+        recall = torch.where(kept, self.tile_masses, 0).sum(-1).clamp_max(1)
+        full = torch.ones(*recall.shape[:2], 1, device=recall.device)
+        return torch.cat((recall.masked_fill((self.rows < 0)[:, None], 1), full), -1).amin(-1)
+
+
+def select(
+    masses: Tensor, rows: Tensor, grid: Grid, config: SampleAttentionConfig, ops: SimpleNamespace | None = None
+) -> Selection:
+    """The selection of the config's kind from masses [B, H, R, key blocks] of rows [B or 1, R].
+
+    ops: the twins to use (`backends.twins`); those of the config's backend if None.
+    """
     batch, heads = masses.shape[:2]
     segments = segment_count(grid, config) if config.scope == "segment" else 1
-    if config.cra == 1.0:
-        columns = torch.ones(batch, heads, segments, grid.key_blocks, dtype=torch.bool, device=masses.device)
-        slashes = torch.ones(batch, heads, segments, grid.slashes, dtype=torch.bool, device=masses.device)
-        mask = grid.causal.expand(batch, heads, -1, -1)
-    else:
-        samples = _Samples.of(masses, rows, grid, segments)
-        sink, local = grid.sink_columns(config), grid.local_slashes(config)
-        columns, slashes = sink.expand(batch, heads, segments, -1), local.expand(batch, heads, segments, -1)
-        if config.selection == "joint":
-            columns, slashes = joint(samples.masses, samples.block, samples.real, columns, slashes, grid, config)
-        else:
-            choose = _independent if config.selection == "independent" else _window
-            chosen_columns, chosen_slashes = choose(samples, grid, config)
-            columns, slashes = columns | chosen_columns, slashes | chosen_slashes
-        mask = grid.tiles(columns, slashes) | grid.last_rows(config)
-    recall = sampled_recall(masses, rows, mask, grid.block)
-    sampled_cra = recall.masked_fill((rows < 0)[:, None], 1.0).amin(-1)
-    return Selection(mask, columns, slashes, grid.density(mask), sampled_cra, rows, masses)
+    if config.cra == 1 and config.density is None:
+        columns = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=masses.device).expand(batch, heads, segments, grid.key_blocks)
+        slashes = columns[..., :1].expand(-1, -1, -1, grid.slashes)
+        return Selection(grid.causal.expand(batch, heads, -1, -1), columns, slashes, rows, masses, grid)
+    ops = ops or backends.twins(backends.resolve(config.backend, masses.device, block_size=grid.block))
+    return Selection(*ops.selected_tiles(masses, rows, grid, config, segments), rows, masses, grid)
 
 
 def everything(batch: int, heads: int, grid: Grid, reason: str) -> Selection:
@@ -59,51 +69,34 @@ def everything(batch: int, heads: int, grid: Grid, reason: str) -> Selection:
     rows = torch.empty(batch, 0, dtype=torch.int64, device=grid.device)
     masses = torch.empty(batch, heads, 0, grid.key_blocks, device=grid.device)
     columns, slashes = ones.expand(-1, -1, -1, grid.key_blocks), ones.expand(-1, -1, -1, grid.slashes)
-    full = torch.ones(batch, heads, device=grid.device)
-    return Selection(mask, columns, slashes, full, full, rows, masses, dense=True, reason=reason)
+    return Selection(mask, columns, slashes, rows, masses, grid, dense=True, reason=reason)
 
 
-def sampled_recall(masses: Tensor, rows: Tensor, mask: Tensor, block: int) -> Tensor:
-    """The exact recall of the sampled rows, [B, Hq, R]: their mass in the kept tiles of their query block."""
-    index = (rows.clamp_min(0) // block)[:, None, :, None].expand(*masses.shape[:2], -1, mask.shape[-1])
-    return masses.mul(mask.gather(2, index)).sum(-1).clamp_max(1.0)
+def selected_tiles(
+    masses: Tensor, rows: Tensor, grid: Grid, config: SampleAttentionConfig, segments: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Stage 2: masses fp32 [B, H, R, key blocks] of rows int64 [B or 1, R], which are the same number for each of `segments`.
+
+    Returns block_mask bool [B, H, query blocks, key blocks], columns bool [B, H, segments, key blocks] and slashes bool
+    [B, H, segments, slashes]. The twin of `kernels/selected_tiles.py`, equal bit for bit.
+    """
+    samples = Samples.of(masses, rows, grid, segments)
+    batch, heads = masses.shape[:2]
+    columns = grid.sink_columns(config).expand(batch, heads, segments, -1)
+    slashes = grid.local_slashes(config.local_blocks).expand(batch, heads, segments, -1)
+    if config.selection == "joint":
+        columns, slashes = joint(samples, columns, slashes, grid, config)
+    else:
+        mass = samples.worth(samples.masses, grid)
+        columns = columns | _smallest_prefix(mass[..., : grid.key_blocks], config.alpha_columns or config.cra)
+        if config.selection == "window":
+            slashes = slashes | grid.local_slashes(grid.window_blocks(config.window_ratio))
+        else:
+            slashes = slashes | _smallest_prefix(mass[..., grid.key_blocks :], config.alpha_slashes or config.cra)
+    return grid.tiles(columns, slashes) | grid.last_rows(config), columns, slashes
 
 
-@dataclass(frozen=True)
-class _Samples:
-    """The sampled rows regrouped by segment: masses [B, H, S, m, key blocks], block (query block of each row) and real (not -1)
-    [B or 1, 1, S, m]."""
-
-    masses: Tensor
-    block: Tensor
-    real: Tensor
-
-    @classmethod
-    def of(cls, masses: Tensor, rows: Tensor, grid: Grid, segments: int) -> _Samples:
-        rows = rows.unflatten(1, (segments, -1))[:, None]
-        return cls(masses.unflatten(2, (segments, -1)), rows.clamp_min(0) // grid.block, rows >= 0)
-
-
-def _independent(samples: _Samples, grid: Grid, config: SampleAttentionConfig) -> tuple[Tensor, Tensor]:
-    """The MLSys paper: columns and slashes sorted by sampled mass, each cut where the cumulative sum reaches its alpha."""
-    column_mass = samples.masses.sum(-2)
-    slash_mass = grid.by_slash(samples.masses, samples.block).sum(-2)
-    return (
-        _smallest_prefix(column_mass, config.alpha_columns or config.cra),
-        _smallest_prefix(slash_mass, config.alpha_slashes or config.cra),
-    )
-
-
-def _window(samples: _Samples, grid: Grid, config: SampleAttentionConfig) -> tuple[Tensor, Tensor]:
-    """arXiv v1/v2: a local window of window_ratio of the keys, and columns up to alpha_columns of the sampled mass."""
-    columns = _smallest_prefix(samples.masses.sum(-2), config.alpha_columns or config.cra)
-    width = -(-int(config.window_ratio * grid.nk) // grid.block) + 1
-    return columns, grid.local_slashes(config.replace(local_blocks=width)).expand(*columns.shape[:3], -1)
-
-
-def _smallest_prefix(scores: Tensor, share: float) -> Tensor:
-    """bool like scores: the highest ones, as few as add up to `share` of the total."""
-    ordered, index = scores.sort(dim=-1, descending=True, stable=True)
-    before = ordered.cumsum(-1) - ordered
-    keep = (before < share * ordered.sum(-1, keepdim=True)) & (ordered > 0)
-    return torch.zeros_like(keep).scatter(-1, index, keep)
+def _smallest_prefix(mass: Tensor, share: float) -> Tensor:
+    """bool like mass int32 [..., pieces]: the pieces of most mass, as few as add up to `share` of the total."""
+    total = mass.sum(-1, keepdim=True, dtype=torch.int32)
+    return best_first(mass, mass, (total.float() * share).ceil().int())

@@ -7,65 +7,106 @@ from torch import Tensor
 
 from sampleattn.block_mask import Grid
 from sampleattn.config import SampleAttentionConfig
+from sampleattn.pieces import Samples, best_first, worth_per_tile
 
 ROUNDS = 20
-SHARE_OF_NEED = 0.5
 
 
 def joint(
-    masses: Tensor, block: Tensor, real: Tensor, columns: Tensor, slashes: Tensor, grid: Grid, config: SampleAttentionConfig
+    samples: Samples, columns: Tensor, slashes: Tensor, grid: Grid, config: SampleAttentionConfig
 ) -> tuple[Tensor, Tensor]:
-    """More columns [B, H, S, key blocks] and slashes [B, H, S, slashes], until `rows_at_target` of the sampled rows have enough.
+    """More columns [B, H, S, key blocks] and slashes [B, H, S, slashes], until `rows_at_target` of the sampled rows have enough,
+    or until the budget of tiles is used, if the config has a `density`.
 
-    masses [B, H, S, m, key blocks] of the m sampled rows of each segment, in query blocks `block` [B or 1, 1, S, m]; `real` is
-    False for rows that are none. Greedy in rounds: a piece's price is the number of tiles that it would add, its worth the mass
-    that it would bring to rows that are short. Each round buys the pieces of most worth per tile, as many as add up to
-    SHARE_OF_NEED of what is missing; a head that has enough buys no more. The choice fits the sampled rows better than the
-    others, so that more than the target is asked of them: see `demand`. There is no host synchronisation on a GPU.
+    Greedy in rounds: a piece's price is the number of tiles that it would add, its worth the mass that it would bring to rows
+    that are short. Each round buys the pieces of most worth per tile, as many as bring half of what is missing (use half of what
+    is left of the budget); a head that has enough buys no more. The choice fits the sampled rows better than the others, so that
+    more than the target is asked of them: see `demand`. There is no host synchronisation on a GPU.
     """
-    counts = real.sum(-1)
-    target = demand(counts, config)[..., None]
-    slash_of_tile = grid.slash_of_rows(block)
+    slash_of_tile = grid.slash_of_rows(samples.block)
+    counts = samples.real.sum(-1, keepdim=True)
+    target = (demand(counts, config) * samples.one + 0.5).int().clamp_max(samples.one)
+    enough = counts.float() * config.rows_at_target
+    budget = None if config.density is None else _budget(grid, config, columns.shape[2])
     for _ in range(ROUNDS):
-        kept = columns[..., None, :] | _at(slashes, slash_of_tile)
-        missing = masses.masked_fill(kept, 0)
-        need = (missing.sum(-1) - 1 + target).clamp_min(0) * real
-        short = ((need == 0) & real).sum(-1) < config.rows_at_target * counts
-        if not short.is_cuda and not short.any():
+        missing = samples.masses.masked_fill(columns[..., None, :] | _at(slashes, slash_of_tile), 0)
+        if budget is None:
+            need = (missing.sum(-1, dtype=torch.int32) - samples.one + target).clamp_min_(0)
+            short = (samples.real & (need == 0)).sum(-1, keepdim=True) < enough
+            if not short.is_cuda and not short.any():
+                break
+            price = torch.cat(tiles_added(columns, slashes, grid, config), -1)
+            worth = samples.worth(torch.minimum(missing, need[..., None]), grid)
+            limit = torch.where(short, (need.sum(-1, keepdim=True) + 1) // 2, 0)
+            bought = best_first(worth_per_tile(worth, price), worth, limit)
+        else:
+            price = torch.cat(tiles_added(columns, slashes, grid, config), -1)
+            left = budget - _tiles(columns, slashes, price, grid, config)
+            order = worth_per_tile(samples.worth(missing, grid), price)
+            bought = best_first(torch.where(price <= left, order, 0), price, (left + 1) // 2, left)
+        if not bought.is_cuda and not bought.any():
             break
-        gain = torch.minimum(missing, need[..., None])
-        worth = torch.cat((gain.sum(-2), grid.by_slash(gain, block).sum(-2)), -1)
-        price = torch.cat(_tiles_added(columns, slashes, grid), -1)
-        order = (worth / price.clamp_min(1)).sort(dim=-1, descending=True, stable=True).indices
-        ordered = worth.gather(-1, order)
-        bought = (ordered.cumsum(-1) - ordered < SHARE_OF_NEED * need.sum(-1, keepdim=True)) & (ordered > 0) & short[..., None]
-        bought = torch.zeros_like(bought).scatter(-1, order, bought)
         columns, slashes = columns | bought[..., : grid.key_blocks], slashes | bought[..., grid.key_blocks :]
     return columns, slashes
 
 
 def demand(rows: Tensor, config: SampleAttentionConfig) -> Tensor:
     """The recall asked of sampled rows: `cra`, and a margin that shrinks with the square root of how many rows there are."""
-    return config.cra + (1 - config.cra) * (config.sampling_margin / rows.clamp_min(1).sqrt()).clamp_max(1)
+    root = rows.clamp_min(1).float().sqrt()
+    margin = (torch.full_like(root, config.sampling_margin) / root).clamp_max(1)
+    return config.cra + (1 - config.cra) * margin
+
+
+def tiles_added(columns: Tensor, slashes: Tensor, grid: Grid, config: SampleAttentionConfig) -> tuple[Tensor, Tensor]:
+    """How many tiles each column [B, H, S, key blocks] and each slash [B, H, S, slashes] would add to those of the mask, or has
+    alone if it is kept. The last query blocks are computed in full and count for nothing."""
+    first, last = _open_query_blocks(grid, config, columns.shape[2])
+    s = torch.arange(grid.slashes, device=grid.device)
+    lowest, highest = grid.real_key_blocks
+    column_tiles = _count_clear(slashes, *_slashes_of_columns(first, last, grid))
+    slash_tiles = _count_clear(
+        columns, torch.maximum(first + grid.shift - s, lowest), torch.minimum(last + grid.shift - s, highest)
+    )
+    return column_tiles, slash_tiles
+
+
+def _budget(grid: Grid, config: SampleAttentionConfig, segments: int) -> Tensor:
+    """The tiles that columns and slashes may have, int64 [B or 1, 1, S, 1]: `density` of the causal ones, less the last rows'."""
+    causal = _column_lengths(*grid.query_blocks_of_segments(segments), grid).sum(-1, keepdim=True)
+    free = _column_lengths(*_open_query_blocks(grid, config, segments), grid).sum(-1, keepdim=True)
+    return (causal.float() * config.density).long() - (causal - free)
+
+
+def _tiles(columns: Tensor, slashes: Tensor, price: Tensor, grid: Grid, config: SampleAttentionConfig) -> Tensor:
+    """How many tiles columns and slashes have together, [B, H, S, 1]."""
+    lengths = _column_lengths(*_open_query_blocks(grid, config, columns.shape[2]), grid)
+    return (columns * lengths).sum(-1, keepdim=True) + (slashes * price[..., grid.key_blocks :]).sum(-1, keepdim=True)
+
+
+def _open_query_blocks(grid: Grid, config: SampleAttentionConfig, segments: int) -> tuple[Tensor, Tensor]:
+    """The first and the last query block of each segment, without padding and the last blocks: int64 [B or 1, 1, S, 1] each."""
+    first, last = grid.query_blocks_of_segments(segments)
+    return first, torch.minimum(last, grid.last_query_block - config.last_blocks)
+
+
+def _slashes_of_columns(first: Tensor, last: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+    """The slashes of the tiles of each column in query blocks first..last, both included; an empty range outside real keys."""
+    j = torch.arange(grid.key_blocks, device=grid.device)
+    lowest, highest = grid.real_key_blocks
+    real = (j >= lowest) & (j <= highest)
+    return (first + grid.shift - j).clamp_min(0), torch.where(real, last + grid.shift - j, -1)
+
+
+def _column_lengths(first: Tensor, last: Tensor, grid: Grid) -> Tensor:
+    """How many causal tiles each column has in query blocks first..last: int64 [B or 1, 1, S, key blocks]."""
+    low, high = _slashes_of_columns(first, last, grid)
+    return (high + 1 - low).clamp_min(0)
 
 
 def _at(slashes: Tensor, index: Tensor) -> Tensor:
     """slashes [B, H, S, slashes] at index [B or 1, 1, S, m, key blocks] (negative above the diagonal): bool of index's shape."""
     flat = index.clamp_min(0).flatten(-2).expand(*slashes.shape[:3], -1)
     return slashes.gather(-1, flat).unflatten(-1, index.shape[-2:])
-
-
-def _tiles_added(columns: Tensor, slashes: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
-    """How many tiles each column [B, H, S, key blocks] and each slash [B, H, S, slashes] would add to those that are kept."""
-    first, last = grid.query_blocks_of_segments(columns.shape[2])
-    j = torch.arange(grid.key_blocks, device=grid.device)
-    s = torch.arange(grid.slashes, device=grid.device)
-    lowest, highest = grid.real_key_blocks
-    column_tiles = _count_clear(slashes, first + grid.shift - j, last + grid.shift - j)
-    slash_tiles = _count_clear(
-        columns, torch.maximum(first + grid.shift - s, lowest), torch.minimum(last + grid.shift - s, highest)
-    )
-    return column_tiles, slash_tiles
 
 
 def _count_clear(kept: Tensor, first: Tensor, last: Tensor) -> Tensor:
