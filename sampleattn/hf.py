@@ -19,6 +19,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 
 from sampleattn.attention import sample_attention
 from sampleattn.config import SampleAttentionConfig
+from sampleattn.fastest import dense_reason
 from sampleattn.filtering import Selection
 from sampleattn.hf_dense import dense_attention
 from sampleattn.hf_mask import CausalMask, UnsupportedModelError, mask_for_sample_attention
@@ -212,8 +213,8 @@ def attention_of_layer(
     reason = reason or why_dense(mask, key.shape[2], sliding_window, softcap, s_aux, dropout)
     eligible = not reason
     padding = mask.real if isinstance(mask, CausalMask) and mask.padded else None
-    if eligible and run.config is not None and key.shape[2] < run.config.dense_below:
-        reason = f"below dense_below = {run.config.dense_below} tokens"
+    if eligible and run.config is not None:
+        reason = dense_reason(run.config, query, key.shape[2])
     start = _clock(query, run)
     selection = None
     if run.config is not None and not reason:

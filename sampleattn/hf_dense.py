@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sampleattn.dense import causal_attention
 from sampleattn.hf_mask import CausalMask
 
 SCORES_AT_ONCE = {"cpu": 2**24, "cuda": 2**27}
@@ -31,12 +32,12 @@ def dense_attention(
     lower = isinstance(mask, CausalMask)
     if plain and lower and mask.window is None and mask.offset == 0 and mask.spans is not None:
         if not mask.padded:
-            return _sdpa(query, key, value, is_causal=True, scale=scale, dropout_p=dropout)
+            return causal_attention(query, key, value, scale, dropout)
         output = query.new_zeros(*query.shape[:3], value.shape[-1])
         for b, (first, last) in enumerate(mask.spans):
             if last > first:
                 q, k, v = (x[b : b + 1, :, first:last] for x in (query, key, value))
-                output[b : b + 1, :, first:last] = _sdpa(q, k, v, is_causal=True, scale=scale, dropout_p=dropout)
+                output[b : b + 1, :, first:last] = causal_attention(q, k, v, scale, dropout)
         return output
 
     rows, keys = query.shape[2], key.shape[2]
@@ -56,14 +57,6 @@ def dense_attention(
         q, k, v = query[:, :, first:last], key[:, :, seen[0] : seen[1]], value[:, :, seen[0] : seen[1]]
         output.append(_masked(q, k, v, visible, scale, softcap, sinks, dropout))
     return torch.cat(output, 2)
-
-
-def _sdpa(query, key, value, **options):
-    """SDPA with grouped heads: its fast kernels read shared keys only where D equals Dv and is at most 256."""
-    groups = query.shape[1] // key.shape[1]
-    if groups > 1 and not key.shape[-1] == value.shape[-1] <= 256:
-        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-    return F.scaled_dot_product_attention(query, key, value, enable_gqa=query.shape[1] != key.shape[1], **options)
 
 
 def _masked(query, key, value, visible, scale, softcap, sinks, dropout):

@@ -88,7 +88,9 @@ def record(
     try:
         model.eval()
         with torch.no_grad():
-            recording = _Recording(model, tokenizer, config, writer, ids, decoder)
+            # The backend by name: "auto" would run dense where that is faster, and there would be nothing to see.
+            named = config.replace(backend=meta["machine"]["backend"])
+            recording = _Recording(model, tokenizer, named, writer, ids, decoder)
             recording.progress, recording.cancel, recording.pins = progress, cancel, frozenset(pins)
             recording.run(continuation)
     except torch.OutOfMemoryError:
@@ -336,7 +338,7 @@ def describe_machine(model, config: SampleAttentionConfig) -> dict:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "triton": triton_version,
-        "backend": backends.resolve(config.backend, device),
+        "backend": backends.resolve(config.backend, device, model.dtype, config.block_size),
     }
 
 

@@ -101,30 +101,6 @@ def row_logsumexp(q: Tensor, k: Tensor, scale: float | None = None, key_range: T
     return lse
 
 
-def dense_attention(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None, key_range: Tensor | None = None) -> Tensor:
-    """Causal attention over all keys: out [B, Hq, Nq, Dv] in q's dtype, by torch's own kernels, a chunk of rows at a time."""
-    batch, heads, nq, _ = q.shape
-    nk, group = k.shape[2], heads // k.shape[1]
-    if nq == nk and key_range is None:
-        if q.is_cuda:
-            return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=group > 1)
-        out = q.new_empty(*q.shape[:-1], v.shape[-1])
-        for member in range(group):
-            out[:, member::group] = F.scaled_dot_product_attention(q[:, member::group], k, v, is_causal=True, scale=scale)
-        return out
-    out = q.new_empty(*q.shape[:-1], v.shape[-1])
-    q, k, v = _compute(q), _compute(k), _compute(v)
-    for part in _chunks(nq, batch * heads * nk * 4):
-        seen = part.stop + nk - nq
-        position = torch.arange(part.start, part.stop, device=q.device) + nk - nq
-        visible = _visible(position[None], torch.arange(seen, device=q.device), key_range)
-        scores = logits(q[:, :, part], k[:, :, :seen], scale).masked_fill_(~visible, -torch.inf)
-        weights, total, _ = _exponentials(scores)
-        grouped = weights.unflatten(1, (-1, group)).flatten(2, 3)
-        out[:, :, part] = ((grouped @ v[:, :, :seen]).unflatten(2, (group, -1)).flatten(1, 2) / total).to(out.dtype)
-    return out
-
-
 def _blocks(x: Tensor, block_size: int) -> Tensor:
     """x [B, H, N, D] as blocks [B, H, blocks, block_size, D], the last one filled up with zeros."""
     return F.pad(x, (0, 0, 0, -x.shape[2] % block_size)).unflatten(2, (-1, block_size))

@@ -196,7 +196,7 @@ def run_llama(llama, config=EVERYTHING, length=LENGTH, **inputs):
 
 def test_short_prompts_run_dense(llama):
     config = EVERYTHING.replace(dense_below=LENGTH + 1)
-    assert run_llama(llama, config) == ("dense", f"below dense_below = {LENGTH + 1} tokens")
+    assert run_llama(llama, config) == ("dense", f"{LENGTH} tokens are fewer than dense_below = {LENGTH + 1}")
     assert run_llama(llama, config.replace(dense_below=LENGTH)) == ("sparse", "")
 
 

@@ -1,0 +1,72 @@
+"""What `backend="auto"` takes on a GPU: the faster of dense attention and the method, and the fastest forward for its tiles.
+
+The density is known on the GPU only, after the selection, and asking for it would make the host wait: length alone decides.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sampleattn import backends
+from sampleattn.config import SampleAttentionConfig
+
+
+class Measured(NamedTuple):
+    """break_even: keys from which on the whole method at 10% density beats cuDNN's dense attention.
+
+    forwards: the block-sparse forwards, the fastest first; the first that can run is taken.
+    """
+
+    break_even: int
+    forwards: tuple[str, ...]
+
+
+# Compute capability -> largest head_dim -> what was measured, by `python -m sampleattn bench` (parts auto and forward; bf16, B=1,
+# 32 query and 8 key heads). Change the rows when it says otherwise, and the date with them.
+MEASURED_ON = "an H100, 2026-11-23"
+TABLE = {
+    (9, 0): {
+        64: Measured(65536, ("triton",)),
+        128: Measured(65536, ("fa4", "triton")),
+        256: Measured(65536, ("triton",)),
+    }
+}
+
+
+@cache
+def measured(device: torch.device, head_dim: int) -> Measured:
+    """The row of the table for a CUDA device; GPUs that nobody has measured get the one of compute capability 9.0."""
+    rows = TABLE.get(torch.cuda.get_device_capability(device), TABLE[9, 0])
+    return rows[min((dim for dim in rows if dim >= head_dim), default=max(rows))]
+
+
+def dense_reason(config: SampleAttentionConfig, q: Tensor, keys: int) -> str:
+    """Why a call with q [B, Hq, Nq, D] and this many keys runs dense; empty if the method runs.
+
+    `dense_below` is the user's; the measured break-even counts for backend="auto" only, where the kernels would run.
+    """
+    if keys < config.dense_below:
+        return f"{keys} tokens are fewer than dense_below = {config.dense_below}"
+    if config.backend == "auto" and q.is_cuda:
+        break_even = measured(q.device, q.shape[-1]).break_even
+        if keys < break_even and backends.resolve("auto", q.device, q.dtype, config.block_size) == "triton":
+            return f"dense is faster below {break_even} tokens (measured on {MEASURED_ON})"
+    return ""
+
+
+def backend_for(config: SampleAttentionConfig, q: Tensor, v: Tensor, padded: bool) -> str:
+    """The name for `backends.twins`: the config's backend, or for "auto" the fastest that takes q and v [B, H, N, D].
+
+    Raises RuntimeError for a backend that is asked for by name and can't run.
+    """
+    name = backends.resolve(config.backend, q.device, q.dtype, config.block_size)
+    if config.backend == "auto" and name == "triton":
+        for forward in measured(q.device, q.shape[-1]).forwards:
+            inputs = (q.dtype, q.shape[-1], v.shape[-1], padded, config.block_size)
+            if forward == "triton" or not (backends.fa4_obstacle(q.device) or backends.fa4_misfit(*inputs)):
+                return forward
+    return name
