@@ -93,12 +93,14 @@ def _dotted(capability: tuple[int, int]) -> str:
 
 @cache
 def twins(name: str) -> SimpleNamespace:
-    """The functions of a resolved backend: sampled_tile_masses, selected_tiles, block_sparse_attention, row_logsumexp."""
+    """A resolved backend's sampled_tile_masses, selected_tiles, block_sparse_attention, row_logsumexp and map_window."""
     if name == "torch":
         from sampleattn.filtering import selected_tiles
+        from sampleattn.maps import map_window
         from sampleattn.reference import block_sparse_attention, row_logsumexp, sampled_tile_masses
     elif name in ("triton", "fa4"):
         from sampleattn.kernels.block_sparse_attention import block_sparse_attention
+        from sampleattn.kernels.map_window import map_window
         from sampleattn.kernels.row_logsumexp import row_logsumexp
         from sampleattn.kernels.sampled_tile_masses import sampled_tile_masses
         from sampleattn.kernels.selected_tiles import selected_tiles
@@ -112,4 +114,5 @@ def twins(name: str) -> SimpleNamespace:
         selected_tiles=selected_tiles,
         block_sparse_attention=block_sparse_attention,
         row_logsumexp=row_logsumexp,
+        map_window=map_window,
     )

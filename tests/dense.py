@@ -21,6 +21,15 @@ def cells(block_mask, nq, nk, block=128):
     return block_mask.repeat_interleave(block, -2)[..., :nq, :].repeat_interleave(block, -1)[..., :nk]
 
 
+def pooled(weights, height, width, reduce):
+    """weights [..., rows, columns] -> [..., height, width]: max, mean or sum over each cell of a picture."""
+    for axis, cells in ((-2, height), (-1, width)):
+        edges = [cell * weights.shape[axis] // cells for cell in range(cells + 1)]
+        parts = weights.split([end - begin for begin, end in zip(edges, edges[1:], strict=False)], axis)
+        weights = torch.stack([{"max": x.amax, "mean": x.mean, "sum": x.sum}[reduce](axis) for x in parts], axis)
+    return weights
+
+
 def planted(n, columns=(), slashes=(), heads=2, kv_heads=1, strength=120.0, batch=1, seed=0, dtype=torch.float32):
     """q, k, v whose attention goes to the token `columns` and to the distances `slashes`, in equal parts, and hardly
     elsewhere. Plant column 0, a sink, so that every row has a target.

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from dense import pooled
 
 from sampleattn import backends, reference
 
@@ -219,6 +220,82 @@ def test_rows_of_all_batches_at_once(device, poison):
     rows = torch.tensor([[3, 250, -1]], device=device)
     once, each = (backends.twins("triton").sampled_tile_masses(q, k, r) for r in (rows, rows.expand(2, -1).contiguous()))
     assert torch.equal(once[0], each[0]) and torch.equal(once[1], each[1])
+
+
+def compare_maps(q, k, mask, rows, cols, shape, scale=None):
+    """Both planes of a map window, each way of pooling, against float64 and the torch twin."""
+    (r0, r1), (c0, c1) = rows, cols
+    _, lse, weights, size = exact(q, k, k, torch.ones_like(mask), scale, None)
+    lse = lse[..., r0:r1].float()
+    cells = mask.repeat_interleave(BLOCK, 2)[:, :, : q.shape[2]].repeat_interleave(BLOCK, 3)[..., : k.shape[2]]
+    truth = torch.stack((weights, weights * ~cells))[..., r0:r1, c0:c1].cpu()
+    for reduce in ("max", "sum"):
+        wanted = pooled(truth, *shape, reduce).to(q.device)
+        window = (q, k, lse, rows, cols, shape, reduce, scale)
+        band = 8 * EPSILON * (1 + size) * max(1.0, float(wanted.max()))
+        twin = backends.twins("torch").map_window(*window, mask)
+        found = backends.twins("triton").map_window(*window, mask)
+        within(found, twin, wanted, band, f"{reduce}, weights and missed")
+        if q.is_cuda:
+            assert torch.equal(found, backends.twins("triton").map_window(*window, mask)), "two calls differ"
+        within(backends.twins("triton").map_window(*window), twin[:1], wanted[:1], band, f"{reduce}, weights alone")
+
+
+@pytest.mark.parametrize(
+    ("nq", "nk", "rows", "cols", "shape"),
+    [
+        (1, 1, (0, 1), (0, 1), (1, 1)),
+        (127, 127, (0, 127), (0, 127), (127, 127)),
+        (129, 129, (0, 129), (0, 129), (1, 1)),
+        (300, 300, (0, 300), (0, 300), (150, 140)),  # edges that don't divide, one program on the diagonal
+        (300, 300, (170, 300), (0, 130), (10, 65)),  # no key after its row
+        (300, 300, (0, 130), (170, 300), (3, 3)),  # nothing but keys after their rows
+        (150, 333, (7, 149), (40, 331), (71, 97)),
+        (500, 500, (0, 500), (0, 500), (260, 7)),
+    ],
+)
+def test_map_windows(device, dtype, poison, nq, nk, rows, cols, shape):
+    q, k, _, mask, _ = inputs(device, dtype, nq=nq, nk=nk)
+    compare_maps(q, k, mask, rows, cols, shape)
+
+
+@pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(8, 1, 64), (4, 4, 40), (4, 2, 128), (2, 1, 96), (1, 1, 256)])
+def test_map_windows_of_heads(device, dtype, poison, heads, kv_heads, head_dim):
+    """Groups, head dimensions, token-major q and k, an expanded mask."""
+    q, k, _, mask, _ = inputs(device, dtype, heads=heads, kv_heads=kv_heads, nq=140, nk=160, head_dim=head_dim)
+    q, k = (x.transpose(1, 2).contiguous().transpose(1, 2).expand(2, -1, -1, -1) for x in (q, k))
+    compare_maps(q, k, mask[:, :1].expand(2, heads, -1, -1), (0, 140), (20, 160), (50, 77))
+
+
+@pytest.mark.parametrize("kind", ["huge", "equal", "dominant"])
+def test_map_windows_of_extreme_logits(device, dtype, poison, kind):
+    q, k, _, mask, _ = inputs(device, dtype)
+    if kind == "equal":
+        k = torch.zeros_like(k)
+    elif kind == "dominant":
+        k[:, :, 7] = q[:, :1, 200] * 30
+    else:
+        q, k = q * 16, k * 16
+    compare_maps(q, k, mask, (5, 300), (0, 280), (59, 40), scale=5.0 if kind == "huge" else None)
+
+
+@pytest.mark.parametrize(("length", "shape"), [((131072, 131072), (1024, 1024)), ((100, 131072), (1, 1)), ((700, 3), (260, 3))])
+def test_parts_of_cells_fill_the_gpu_and_fit_the_window(length, shape):
+    from sampleattn.kernels.map_window import LARGEST_BUFFER, _parts
+
+    for maps in (1, 64):
+        parts = _parts(length, shape, maps, (128, 64))
+        cells = [count * part for count, part in zip(shape, parts, strict=True)]
+        assert all(count <= n for count, n in zip(cells, length, strict=True))
+        assert parts == (1, 1) or 4 * maps * cells[0] * cells[1] <= LARGEST_BUFFER
+
+
+def test_bad_logsumexps_of_map_windows(device):
+    q, window = half(1, 2, 8, 64).to(device), ((0, 8), (0, 8), (4, 4), "max")
+    with pytest.raises(TypeError, match="float64"):
+        backends.twins("triton").map_window(q, q, torch.zeros(1, 2, 8, dtype=torch.float64, device=device), *window)
+    with pytest.raises(ValueError, match=r"\[1, 2, 8\]"):
+        backends.twins("triton").map_window(q, q, torch.zeros(1, 2, 9, device=device), *window)
 
 
 def half(*shape):
