@@ -1,5 +1,5 @@
-"""The sparse forward for Hopper in Gluon: a producer warp feeds two warpgroups through TMA; while one takes exponentials, the tensor
-cores multiply for the other (the schedule of FlashAttention-3, arXiv 2407.08608, over lists of tiles)."""
+"""The sparse forward for Hopper in Gluon: a producer warp feeds two warpgroups through TMA; while one takes exponentials, the
+tensor cores multiply for the other (the schedule of FlashAttention-3, arXiv 2407.08608, over lists of tiles)."""
 
 from typing import NamedTuple
 
@@ -107,7 +107,7 @@ def _produce(descs, lists, sizes, buffers, bars, STAGES: gl.constexpr, OVERLAP: 
     ids_ptr, spans_ptr, taken_ptr, range_ptr = lists
     all_heads, heads, group, Nq, Nk, query_blocks, key_blocks = sizes
     q_smem, k_smem, v_smem, work_smem = buffers
-    q_full, q_empty, full, empty, work_full, work_empty, turns = bars
+    q_full, q_empty, full, empty, work_full, work_empty, turn_0, turn_1 = bars
     KEYS: gl.constexpr = k_desc.block_type.shape[2]
     LAG: gl.constexpr = 1 if OVERLAP else 0
     done, works, queries = 0, 0, 0
@@ -186,7 +186,7 @@ def _step(
 ):  # fmt: skip
     """Keys, softmax and values of a step, one after the other."""
     q_smem, k_smem, v_smem, work_smem = buffers
-    q_full, q_empty, full, empty, work_full, work_empty, turns = bars
+    q_full, q_empty, full, empty, work_full, work_empty, turn_0, turn_1 = bars
     stage = done % STAGES
     mbarrier.wait(full.index(stage), done // STAGES & 1)
     scores = warpgroup_mma(q, k_smem.index(stage).permute((1, 0)), zero, use_acc=False, is_async=True)
@@ -206,16 +206,18 @@ def _overlapped_step(
 ):  # fmt: skip
     """Keys of this step and values of the one before; meanwhile the softmax of this step, as soon as it can."""
     q_smem, k_smem, v_smem, work_smem = buffers
-    q_full, q_empty, full, empty, work_full, work_empty, turns = bars
-    stage = done % STAGES
-    mbarrier.wait(full.index(stage), done // STAGES & 1)
-    mbarrier.wait(turns.index(WHO), (turn & 1) ^ WHO ^ 1)
+    q_full, q_empty, full, empty, work_full, work_empty, turn_0, turn_1 = bars
+    stage, coming = done % STAGES, done + 1
+    mine, other = (turn_0, turn_1) if WHO == 0 else (turn_1, turn_0)
+    mbarrier.wait(mine, (turn & 1) ^ WHO ^ 1)
     scores = warpgroup_mma(q, k_smem.index(stage).permute((1, 0)), zero, use_acc=False, is_async=True)
     p = weights.to(v_smem.dtype)
     acc = warpgroup_mma(p, v_smem.index(stage), acc, is_async=True)
-    mbarrier.arrive(turns.index(1 - WHO), count=1)
+    mbarrier.arrive(other, count=1)
     scores = warpgroup_mma_wait(1, deps=[scores])
     new_weights, decay, top, total = _softmax(scores, top, total, start, positions, lo, hi, scale_log2, MASKED)
+    # Waiting for the next stage here and not later keeps ptxas from moving the wait for the values above the softmax.
+    mbarrier.wait(full.index(coming % STAGES), coming // STAGES & 1)
     acc, p = warpgroup_mma_wait(0, deps=[acc, p])
     mbarrier.arrive(empty.index(stage), count=1)
     acc = acc * gl.convert_layout(decay, gl.SliceLayout(1, acc.type.layout))[:, None]
@@ -242,7 +244,7 @@ def _consume(
     ids_ptr, spans_ptr, taken_ptr, range_ptr = lists
     all_heads, heads, group, Nq, Nk, query_blocks, key_blocks = sizes
     q_smem, k_smem, v_smem, work_smem = buffers
-    q_full, q_empty, full, empty, work_full, work_empty, turns = bars
+    q_full, q_empty, full, empty, work_full, work_empty, turn_0, turn_1 = bars
     KEYS: gl.constexpr = k_smem.shape[1]
     BLOCK_DV: gl.constexpr = v_smem.shape[2]
     dtype: gl.constexpr = v_smem.dtype
@@ -282,6 +284,7 @@ def _consume(
                 mbarrier.arrive(empty.index(stage), count=1)
                 weights, decay, top, total = _softmax(scores, top, total, start, positions, lo, hi, scale_log2, True)
                 weights = gl.convert_layout(weights, gl.DotOperandLayout(0, out_layout, 2))
+                mbarrier.wait(full.index((done + 1) % STAGES), (done + 1) // STAGES & 1)
                 for step in range(1, masked_steps):
                     start = _masked_start(spans_ptr, list_ptr, place, step, KEYS)
                     weights, acc, top, total = _overlapped_step(
@@ -296,7 +299,6 @@ def _consume(
                 turn += steps - 1
                 done += steps
                 stage = done % STAGES
-                mbarrier.wait(full.index(stage), done // STAGES & 1)
                 acc = warpgroup_mma(weights.to(dtype), v_smem.index(stage), acc, is_async=True)
                 acc = warpgroup_mma_wait(0, deps=[acc])
                 mbarrier.arrive(empty.index(stage), count=1)
@@ -352,20 +354,22 @@ def _forward(
     ring: gl.constexpr = mbarrier.MBarrierLayout()
     full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], ring)
     empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], ring)
-    turns = gl.allocate_shared_memory(gl.int64, [2, 1], ring)
+    turn_0 = gl.allocate_shared_memory(gl.int64, [1], ring)  # apart, so that no thread waits between telling and hearing
+    turn_1 = gl.allocate_shared_memory(gl.int64, [1], ring)
+    mbarrier.init(turn_0, count=1)
+    mbarrier.init(turn_1, count=1)
     single = gl.allocate_shared_memory(gl.int64, [4, 1], ring)
     for i in gl.static_range(STAGES):
         mbarrier.init(full.index(i), count=1)
         mbarrier.init(empty.index(i), count=2)
     for i in gl.static_range(2):
-        mbarrier.init(turns.index(i), count=1)
         mbarrier.init(single.index(i), count=1)
         mbarrier.init(single.index(2 + i), count=2)
     q_full, work_full, q_empty, work_empty = single.index(0), single.index(1), single.index(2), single.index(3)
     lists = (ids_ptr, spans_ptr, taken_ptr, range_ptr)
     sizes = (all_heads, heads, group, Nq, Nk, query_blocks, key_blocks)
     buffers = (q_smem, k_smem, v_smem, work_smem)
-    bars = (q_full, q_empty, full, empty, work_full, work_empty, turns)
+    bars = (q_full, q_empty, full, empty, work_full, work_empty, turn_0, turn_1)
     out = (out_ptr, lse_ptr, so_b, so_h, so_n, so_d)
     gl.warp_specialize(
         [

@@ -22,7 +22,8 @@ def row_logsumexp_hopper(q, k, key_range, lse, scale):
     with on_device(q):
         _logsumexp[(triton.cdiv(queries, ROWS.value * GROUPS.value), batch * heads)](
             descriptor(q, ROWS.value), descriptor(k, KEYS.value), key_range, lse, heads, heads // kv_heads,
-            queries, keys, scale * LOG2_E, HAS_RANGE=key_range is not None, STAGES=STAGES[padded(head_dim)], num_warps=4, maxnreg=96,
+            queries, keys, scale * LOG2_E, HAS_RANGE=key_range is not None, STAGES=STAGES[padded(head_dim)],
+            num_warps=4, maxnreg=96,
         )  # fmt: skip
 
 
