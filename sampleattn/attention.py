@@ -43,7 +43,7 @@ def sample_attention(
         if return_selection:
             return _outside_the_graph(q, k, v, config, scale, padding, True, on_stage)
         return compiled.attention(q, k, v, config, scale, padding)
-    check_inputs(q, k, v, padding)
+    check_inputs(q, k, v, padding, scale)
     real = None if padding is None else key_range(padding)
     if reason := dense_reason(config, q, k.shape[2]):
         out = dense_attention(q, k, v, scale, real)
@@ -54,7 +54,7 @@ def sample_attention(
 
     grid = Grid(q.shape[2], k.shape[2], config.block_size, q.device, real)
     ops = backends.twins(backend_for(config, q, v, real is not None))
-    rows = sampled_rows(grid, config)
+    rows = sampled_rows(grid, config, ops)
     masses, _ = ops.sampled_tile_masses(q, k, rows, scale, real, config.block_size)
     on_stage("sampling")
     selection = select(masses, rows, grid, config, ops)

@@ -42,7 +42,7 @@ def block_sparse_attention(
     """
     scale = check_inputs(q, k, v, scale, key_range)
     check_block_mask(block_mask, q, k, block_size)
-    if misfit := fa4_misfit(q.dtype, q.shape[-1], v.shape[-1], key_range is not None, block_size):
+    if misfit := fa4_misfit(q.dtype, q.shape[-1], v.shape[-1], block_size, key_range is not None):
         raise ValueError(f"backend='fa4' can't run: {misfit}")
     return forward(q, k, v, scale, block_lists(block_mask, q.shape[2], k.shape[2], block_size))
 

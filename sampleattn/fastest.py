@@ -53,7 +53,7 @@ def dense_reason(config: SampleAttentionConfig, q: Tensor, keys: int) -> str:
         return f"{keys} tokens are fewer than dense_below = {config.dense_below}"
     if config.backend == "auto" and q.is_cuda:
         break_even = measured(q.device, q.shape[-1]).break_even
-        if keys < break_even and backends.resolve("auto", q.device, q.dtype, config.block_size) == "triton":
+        if keys < break_even and backends.resolve("auto", q.device, q.dtype, config.block_size, q.shape[-1]) == "triton":
             return f"dense is faster below {break_even} tokens (measured on {MEASURED_ON})"
     return ""
 
@@ -61,12 +61,20 @@ def dense_reason(config: SampleAttentionConfig, q: Tensor, keys: int) -> str:
 def backend_for(config: SampleAttentionConfig, q: Tensor, v: Tensor, padded: bool) -> str:
     """The name for `backends.twins`: the config's backend, or for "auto" the fastest that takes q and v [B, H, N, D].
 
-    Raises RuntimeError for a backend that is asked for by name and can't run.
+    Raises, for a backend that is asked for by name, RuntimeError if it can't run here and ValueError if it can't take the inputs.
     """
-    name = backends.resolve(config.backend, q.device, q.dtype, config.block_size)
+    head_dim, value_dim = q.shape[-1], v.shape[-1]
+    name = backends.resolve(config.backend, q.device, q.dtype, config.block_size, max(head_dim, value_dim))
+    inputs = (q.dtype, head_dim, value_dim, config.block_size)
     if config.backend == "auto" and name == "triton":
-        for forward in measured(q.device, q.shape[-1]).forwards:
-            inputs = (q.dtype, q.shape[-1], v.shape[-1], padded, config.block_size)
-            if forward == "triton" or not (backends.fa4_obstacle(q.device) or backends.fa4_misfit(*inputs)):
+        for forward in measured(q.device, head_dim).forwards:
+            if forward == "triton" or not (backends.fa4_obstacle(q.device) or backends.fa4_misfit(*inputs, padded)):
                 return forward
+    misfit = ""
+    if name == "triton":
+        misfit = backends.triton_misfit(*inputs)
+    elif name == "fa4":
+        misfit = backends.fa4_misfit(*inputs, padded)
+    if misfit:
+        raise ValueError(f"backend={name!r} can't run: {misfit}")
     return name

@@ -37,7 +37,7 @@ def attention_map(
     tiles. For mean and sum the kept plane is weights - missed.
     Raises ValueError if the window is empty, out of range, or smaller than `shape`; TypeError for a wrong dtype.
     """
-    check_inputs(q, k)
+    check_inputs(q, k, scale=scale)
     nq, nk = q.shape[2], k.shape[2]
     (r0, r1), (c0, c1) = rows, cols = rows or (0, nq), cols or (0, nk)
     height, width = shape

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sampleattn.inputs import check_block_mask, check_inputs
+
 CHUNK_BYTES = 1 << 23  # larger ones leave the cache of a CPU and are twice as slow (notes/study.md)
 
 
@@ -58,6 +60,8 @@ def block_sparse_attention(
     Returns out [B, Hq, Nq, Dv] in q's dtype and the logsumexp over the kept keys, fp32 [B, Hq, Nq]. A row without a kept key
     gives 0 and -inf. Query blocks of all heads are worked through together, those with about as many tiles side by side.
     """
+    check_inputs(q, k, v, scale=scale)
+    check_block_mask(block_mask, q, k, block_size)
     batch, heads, nq, _ = q.shape
     nk, group, key_blocks = k.shape[2], heads // k.shape[1], block_mask.shape[-1]
     queries, keys, values = (_blocks(_compute(x), block_size) for x in (q, k, v))

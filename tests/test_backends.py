@@ -1,9 +1,11 @@
 """Which implementation runs, and what each refuses."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from sampleattn import backends
+from sampleattn import SampleAttentionConfig, backends, fastest
 
 CUDA = torch.device("cuda")
 
@@ -69,7 +71,7 @@ class TestResolve:
             with pytest.raises(RuntimeError, match="9.0 only"):
                 backends.resolve("fa4", "cuda")
 
-    @pytest.mark.parametrize("changes", [{"dtype": torch.float32}, {"block_size": 64}])
+    @pytest.mark.parametrize("changes", [{"dtype": torch.float32}, {"block_size": 64}, {"head_dim": 320}])
     def test_auto_takes_torch_for_what_the_kernels_do_not_take(self, gpu, changes):
         assert backends.resolve("auto", "cuda", **changes) == "torch"
 
@@ -80,7 +82,58 @@ class TestResolve:
             backends.twins("auto")
 
 
-FITS = {"dtype": torch.bfloat16, "head_dim": 128, "value_dim": 128, "padded": False, "block_size": 128}
+class TestAuto:
+    """What `backend="auto"` takes on a GPU. The tensors are stand-ins: only what the choice reads."""
+
+    @pytest.fixture
+    def q(self, gpu, monkeypatch):
+        fastest.measured.cache_clear()
+        table = {(9, 0): {64: fastest.Measured(4096, ("triton",)), 128: fastest.Measured(8192, ("fa4", "triton"))}}
+        monkeypatch.setattr(fastest, "TABLE", table)
+        yield SimpleNamespace(device=CUDA, is_cuda=True, dtype=torch.bfloat16, shape=(1, 8, 100, 128))
+        fastest.measured.cache_clear()
+
+    @pytest.mark.parametrize(
+        ("head_dim", "keys", "dense"), [(128, 8191, True), (128, 8192, False), (80, 8191, True), (64, 4096, False)]
+    )
+    def test_dense_below_the_break_even(self, q, head_dim, keys, dense):
+        q.shape = (1, 8, 100, head_dim)
+        reason = fastest.dense_reason(SampleAttentionConfig(), q, keys)
+        assert bool(reason) == dense and (not dense or "dense is faster below 8192 tokens (measured on" in reason)
+
+    @pytest.mark.parametrize("backend", ["triton", "fa4", "torch"])
+    def test_a_backend_by_name_obeys(self, q, backend):
+        assert fastest.dense_reason(SampleAttentionConfig(backend=backend), q, 2048) == ""
+
+    def test_the_users_floor_comes_first(self, q):
+        assert "dense_below = 9000" in fastest.dense_reason(SampleAttentionConfig(dense_below=9000), q, 8500)
+
+    def test_no_break_even_without_kernels(self, q, gpu):
+        q.dtype = torch.float32
+        assert fastest.dense_reason(SampleAttentionConfig(), q, 2048) == ""
+        q.is_cuda = False
+        assert fastest.dense_reason(SampleAttentionConfig(), q, 2048) == ""
+
+    def test_an_unmeasured_gpu_gets_the_row_of_the_measured_one(self, q, gpu):
+        gpu[0] = (12, 0)
+        assert "8192" in fastest.dense_reason(SampleAttentionConfig(), q, 2048)
+        assert fastest.backend_for(SampleAttentionConfig(), q, q, padded=False) == "triton"
+
+    def test_the_fastest_forward_that_takes_the_inputs(self, q):
+        assert fastest.backend_for(SampleAttentionConfig(), q, q, padded=False) == "fa4"
+        assert fastest.backend_for(SampleAttentionConfig(), q, q, padded=True) == "triton"
+        q.shape = (1, 8, 100, 64)
+        assert fastest.backend_for(SampleAttentionConfig(), q, q, padded=False) == "triton"
+        q.shape = (1, 8, 100, 512)
+        assert fastest.backend_for(SampleAttentionConfig(), q, q, padded=False) == "torch"
+
+
+def test_every_row_of_the_table_names_a_forward_that_runs_everywhere():
+    for rows in fastest.TABLE.values():
+        assert all(row.forwards[-1] == "triton" and row.break_even > 0 for row in rows.values())
+
+
+FITS = {"dtype": torch.bfloat16, "head_dim": 128, "value_dim": 128, "block_size": 128, "padded": False}
 
 
 @pytest.mark.parametrize("head_dims", [(128, 128), (64, 64), (96, 96), (192, 128), (80, 40)])
@@ -91,7 +144,7 @@ def test_fa4_fits(head_dims):
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"dtype": torch.float32}, "not torch.float32"),
+        ({"dtype": torch.float32}, "not float32"),
         ({"padded": True}, "no padding"),
         ({"block_size": 64}, "blocks of 128, not 64"),
         ({"head_dim": 100}, "multiples of 8"),
