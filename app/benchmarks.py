@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from app.reading import ROOT, visible
-from sampleattn.bench.bars import RIVALS, break_even
-from sampleattn.bench.report import NUMBERS as MEASURED
-from sampleattn.bench.report import WHERE
+from sampleattn.bench import rows as benchmark_rows
+from sampleattn.bench.bars import break_even
+from sampleattn.bench.rows import is_rival
 
 FILE = ROOT / "data" / "benchmarks.csv"
-TEXT = (*WHERE, "what", "implementation", "dtype", "input", "mode")
-NUMBERS = ("length", "head_dim", "heads", "kv_heads", "density", *MEASURED)
 ROOF = ("matmul", "copy")
 
 
@@ -27,19 +25,12 @@ def load(path: Path = FILE) -> list[dict]:
 
 
 def readable(rows: Iterable[dict]) -> list[dict]:
-    """Rows of a file or of a run, with every column, numbers as floats; without those that hold no time."""
+    """Rows of a file or of a run as `bench.rows.readable` gives them, safe to show; without those of no length or roof."""
     rows = [
-        {name: visible(str(row.get(name) or "")) for name in TEXT} | {name: _number(row.get(name)) for name in NUMBERS}
-        for row in rows
+        {name: visible(value) if isinstance(value, str) else value for name, value in row.items()}
+        for row in benchmark_rows.readable(rows)
     ]
-    return [row for row in rows if row["median_ms"] > 0 and (row["length"] > 0 or row["what"] in ROOF)]
-
-
-def _number(text) -> float:
-    try:
-        return float(text)
-    except (TypeError, ValueError):
-        return float("nan")
+    return [row for row in rows if row["length"] > 0 or row["what"] in ROOF]
 
 
 def compared(rows: list[dict], head_dim: float) -> list[dict]:
@@ -149,12 +140,11 @@ def headline(rows: list[dict], head_dim: int | None = None) -> Headline | None:
         return None
     there = [row for row in rows if row["length"] == max(set.intersection(*lengths))]
 
-    def fastest(what: str, fits: Callable[[str], bool] = lambda name: True):
-        wanted = (row for row in there if row["what"] == what and fits(row["implementation"]))
+    def fastest(what: str):
+        wanted = (row for row in there if row["what"] == what and is_rival(row) == (what == "dense"))
         return min(wanted, key=lambda row: row["median_ms"], default=None)
 
-    mine, dense = fastest("sample_attention"), fastest("dense")
-    alone = fastest("sparse_forward", lambda name: name not in RIVALS)
+    mine, dense, alone = fastest("sample_attention"), fastest("dense"), fastest("sparse_forward")
     return Headline(dense["median_ms"] / mine["median_ms"], _sentence(mine, dense, alone))
 
 

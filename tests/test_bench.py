@@ -1,13 +1,15 @@
 import argparse
 import csv
+from pathlib import Path
 
 import pytest
 import torch
 
-from sampleattn.bench import bars, check, command, measure, report, timing
+from sampleattn.bench import bars, check, command, measure, readme, report, timing
 from sampleattn.bench.cases import forced, on_tiles
 from sampleattn.bench.feeds import feed_of
 from sampleattn.bench.measure import PARTS, Shape, plan
+from sampleattn.bench.rows import COLUMNS
 
 CPU = torch.device("cpu")
 SHAPE = Shape(heads=4, kv_heads=2, head_dim=64, dtype=torch.float32, device=CPU)
@@ -40,7 +42,7 @@ def test_times_are_ordered_and_calls_take_turns():
 def test_each_part_gives_its_rows(part, expected):
     rows = rows_of(part)
     assert [(row["what"], row["implementation"]) for row in rows] == expected
-    assert all(set(row) == set(report.COLUMNS) and row["mode"] == "eager" for row in rows)
+    assert all(set(row) == set(COLUMNS) and row["mode"] == "eager" for row in rows)
     assert all(0 < row["p20_ms"] <= row["median_ms"] <= row["p80_ms"] for row in rows)
 
 
@@ -138,7 +140,7 @@ def test_the_command_appends_to_the_file(tmp_path, capsys):
     path = tmp_path / "new" / "out.csv"
     assert bench(path, "--only", "method") == 0 and bench(path, "--only", "method", "--no-rivals") == 0
     rows = written(path)
-    assert tuple(rows[0]) == report.COLUMNS and len(rows) == 3 + 2
+    assert tuple(rows[0]) == COLUMNS and len(rows) == 3 + 2
     assert {row["length"] for row in rows} == {"256"} and rows[0]["torch"] == torch.__version__
     out = capsys.readouterr().out
     assert "sample_attention" in out and "Of the tiles planted" in out
@@ -236,3 +238,31 @@ def test_prefill_is_held_against_what_amdahls_law_allows():
         and "allows 2.17" in sentence
         and "2.5 if it were free" in sentence
     )
+
+
+# README
+
+
+def test_the_table_of_the_readme_is_made_of_rows(tmp_path):
+    rows = [
+        row("dense", "cudnn", 32768, 14.0, density=1.0),
+        row("sparse_forward", "triton", 32768, 5.0, density=0.25),
+        row("sparse_forward", "triton", 32768, 2.0, density=0.1),
+        row("sample_attention", "triton, density 0.1", 32768, 2.5, density=0.1),
+    ]
+    path = tmp_path / "README.md"
+    path.write_text(f"# Title\n{readme.BEGIN}\nold\n{readme.END}\nrest\n", encoding="utf-8")
+    readme.write(path, rows)
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith("# Title\n") and text.endswith("rest\n") and "old" not in text
+    assert "| cuDNN dense | 14 |" in text and "| sparse attention | 2 (7×) |" in text
+    assert "| whole method, 10% of the tiles | 2.5 (5.6×) |" in text and "pays from 32K tokens on" in text
+    path.write_text("# Title\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="to write the table between"):
+        readme.write(path, rows)
+
+
+def test_the_readme_shows_what_the_recorded_file_holds():
+    root = Path(__file__).resolve().parents[1]
+    lines = readme.table(report.read(root / "data" / "benchmarks.csv"))
+    assert "\n".join(lines) in (root / "README.md").read_text(encoding="utf-8")

@@ -10,6 +10,7 @@ from synthetic_trace import write_synthetic_trace
 
 from app import benchmarks, export, reading
 from sampleattn import SampleAttentionConfig
+from sampleattn.bench.rows import COLUMNS
 from sampleattn.trace import Trace
 
 
@@ -60,14 +61,14 @@ def test_text_is_escaped_and_made_visible(trace):
 
 def test_headline_takes_the_longest_length_that_has_both(tmp_path):
     path = tmp_path / "b.csv"
-    names = (*benchmarks.TEXT, *benchmarks.NUMBERS)
+    names = COLUMNS
     rows = [
-        {"what": "dense", "implementation": "slow", "length": 8192, "median_ms": 9},
-        {"what": "dense", "implementation": "fast", "length": 8192, "median_ms": 6},
+        {"what": "dense", "implementation": "flash", "length": 8192, "median_ms": 9},
+        {"what": "dense", "implementation": "cudnn", "length": 8192, "median_ms": 6},
         {"what": "sample_attention", "implementation": "triton", "length": 8192, "median_ms": 3, "density": 0.1},
         {"what": "sparse_forward", "implementation": "triton", "length": 8192, "median_ms": 1, "density": 0.1},
         {"what": "sample_attention", "implementation": "triton", "length": 99999, "median_ms": 3, "density": 0.1},
-        {"what": "dense", "implementation": "broken", "length": "?", "median_ms": ""},
+        {"what": "dense", "implementation": "cudnn", "length": "?", "median_ms": ""},
     ]
     with open(path, "w", newline="") as file:
         writer = csv.DictWriter(file, names, restval="")
@@ -76,7 +77,7 @@ def test_headline_takes_the_longest_length_that_has_both(tmp_path):
     loaded = benchmarks.load(path)
     assert len(loaded) == 5
     best = benchmarks.headline(loaded)
-    assert best.speedup == 2 and "8,192 tokens" in best.sentence and "fast" in best.sentence and "6.0 ×" in best.sentence
+    assert best.speedup == 2 and "8,192 tokens" in best.sentence and "cudnn" in best.sentence and "6.0 ×" in best.sentence
     assert benchmarks.headline(loaded, 64) is None and benchmarks.load(tmp_path / "none.csv") == []
 
 

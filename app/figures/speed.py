@@ -6,6 +6,7 @@ import numpy as np
 
 from app.figures.chart import Bars, Chart, Line, Span
 from app.figures.palette import DENSE, DROPPED, KEPT, MUTED, SPARSE
+from sampleattn.bench.rows import WORDS, label, tokens
 
 
 def seconds(value: float) -> str:
@@ -104,22 +105,6 @@ def roofline(rows: list[dict], roof, intensity, title, footer) -> Chart:
     )
 
 
-WORDS = {
-    "dense": "dense",
-    "sample_attention": "whole method",
-    "sparse_forward": "sparse attention",
-    "stage_1": "stage 1: sampling",
-    "selection": "stage 2: selection",
-    "index_lists": "index lists",
-    "row_logsumexp": "logsumexp of every row",
-}
-RIVALS = {
-    "cudnn": "cuDNN",
-    "flash": "FlashAttention-2",
-    "flex": "FlexAttention",
-    "fa4": "FlashAttention-4",
-    "sdpa": "PyTorch SDPA",
-}
 STYLE = {
     "dense": (DENSE, "square"),
     "sample_attention": (SPARSE, "circle"),
@@ -170,28 +155,6 @@ def _curve(what, implementation, points, x=None, y=None) -> Line:
         hover=tuple(hover),
         symbol=symbol,
     )
-
-
-def label(what: str, implementation: str) -> str:
-    """What a curve or a row shows, in words: whose it is if not ours, and how the tiles were chosen."""
-    words = WORDS.get(what, what.replace("_", " "))
-    if implementation in RIVALS:
-        return f"{RIVALS[implementation]} {'dense' if what == 'dense' else 'on the same tiles'}"
-    backend, _, choice = implementation.partition(", ")
-    if what == "sample_attention":
-        return f"{'auto' if backend == 'auto' else words}, {_choice(choice)}"
-    return words if what in WORDS else f"{words}, {implementation}"
-
-
-def _choice(choice: str) -> str:
-    kind, _, share = choice.partition(" ")
-    return f"{float(share):.0%} of the tiles" if kind == "density" and share else "tiles by target"
-
-
-def tokens(length: float) -> str:
-    """A length as people say it: 512, 8K, 5.3K."""
-    thousands = length / 1024
-    return f"{length:.0f}" if thousands < 1 else f"{thousands:.2g}K" if thousands < 10 else f"{thousands:.0f}K"
 
 
 def rate(tflops: float) -> str:

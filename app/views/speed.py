@@ -6,6 +6,7 @@ import streamlit as st
 from app import benchmarks, export, jobs, parts, reading, session, timing
 from app.figures import interactive
 from app.figures import speed as figure
+from sampleattn.bench.rows import is_rival, label, tokens
 
 RECORDED, HERE = "Recorded on a GPU", "Timed here"
 LONGEST = (1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
@@ -60,9 +61,9 @@ def _against_dense(rows, kind, opened) -> None:
     if both is None:
         return
     ours, dense = both.ours[-1], both.dense[-1]
-    rival = figure.label("dense", dense["implementation"])
-    sentence = f"SampleAttention: {_times(both.speedup)} than {rival} at {figure.tokens(ours['length'])} tokens{_even(both)}"
-    curves = [row for row in rows if row["what"] in WHOLE and (row["what"] != "sparse_forward" or not _is_rival(row))]
+    rival = label("dense", dense["implementation"])
+    sentence = f"SampleAttention: {_times(both.speedup)} than {rival} at {tokens(ours['length'])} tokens{_even(both)}"
+    curves = [row for row in rows if row["what"] in WHOLE and (row["what"] != "sparse_forward" or not is_rival(row))]
     until = ours["length"] if both.even is None else both.even
 
     def chart():
@@ -76,10 +77,6 @@ def _against_dense(rows, kind, opened) -> None:
     )
 
 
-def _is_rival(row) -> bool:
-    return row["implementation"] in benchmarks.RIVALS
-
-
 def _times(speedup) -> str:
     return f"{speedup:.1f} times faster" if speedup >= 1 else f"{1 / speedup:.1f} times slower"
 
@@ -89,26 +86,26 @@ def _even(both) -> str:
     if both.even is None:
         return ""
     if both.even <= shortest:
-        return f", and faster from {figure.tokens(shortest)} on" if len(both.ours) > 1 else ""
-    return f", slower below {figure.tokens(both.even)}"
+        return f", and faster from {tokens(shortest)} on" if len(both.ours) > 1 else ""
+    return f", slower below {tokens(both.even)}"
 
 
 def _stages(rows, kind, opened) -> None:
-    curves = [row for row in rows if row["what"] in STAGES and not _is_rival(row)]
+    curves = [row for row in rows if row["what"] in STAGES and not is_rival(row)]
     longest = max((row["length"] for row in curves if row["what"] == "sparse_forward"), default=None)
     at = {row["what"]: row["median_ms"] for row in curves if row["length"] == longest}
     choosing = sum(at.get(what, 0.0) for what in STAGES[1:4])
     if not choosing:
         return
     alone = at["sparse_forward"]
-    sentence = f"Choosing the tiles adds {choosing / alone:.0%} at {figure.tokens(longest)} tokens"
+    sentence = f"Choosing the tiles adds {choosing / alone:.0%} at {tokens(longest)} tokens"
     _draw("stages_over_length", sentence, kind, lambda: figure.over_length(curves, sentence, _footer(rows)), opened)
     st.caption(f"At {longest:,.0f} tokens: {choosing:.3g} ms beside {alone:.3g} ms of attention over the chosen tiles.")
 
 
 def _roofline(rows, roof, kind, opened) -> None:
     counted = [row for row in rows if row["what"] in COUNTED and benchmarks.intensity(row) > 0]
-    ours = [row for row in counted if row["what"] == "sparse_forward" and not _is_rival(row)]
+    ours = [row for row in counted if row["what"] == "sparse_forward" and not is_rival(row)]
     if roof is None or not ours:
         st.caption("No roofline: these figures were recorded without the rate and the bandwidth of the machine.")
         return
@@ -129,7 +126,7 @@ def _roofline(rows, roof, kind, opened) -> None:
 def _table(rows) -> None:
     with st.expander("Medians and spread", icon=":material/table_rows:"):
         columns = {
-            "what": [figure.label(row["what"], row["implementation"]) for row in rows],
+            "what": [label(row["what"], row["implementation"]) for row in rows],
             "tokens": [row["length"] for row in rows],
             "share of tiles": [row["density"] for row in rows],
             "median (ms)": [row["median_ms"] for row in rows],

@@ -9,5 +9,7 @@ timing      medians of calls, one by one or as a CUDA graph
 check       no speed is reported of an operator that is wrong
 bars        what is wanted of the rows, and what they reach; torch-free
 prefill     time to first token of a Llama-shaped model
-report      the CSV file and the tables of text; torch-free
+rows        its rows as values, and in words; torch-free
+report      the CSV file and the table of text; torch-free
+readme      the table in README.md; torch-free
 """

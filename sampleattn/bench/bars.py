@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-RIVALS = ("cudnn", "flash", "flex", "fa4", "sdpa")
+from sampleattn.bench.rows import Finder, readable
+
 LENGTHS = {32768: "32K", 131072: "128K"}
 AUTO = tuple(1024 << i for i in range(8))
 
@@ -27,9 +28,8 @@ class Reached:
 
 def bars(rows: list[dict], mode: str = "eager") -> list[Reached]:
     """The bars that the rows of one mode say something of."""
-    find = _Finder([row for row in rows if row["mode"] == mode])
-    found = [Reached(what, value, bar, at_least) for what, value, bar, at_least in _bars(find) if value is not None]
-    return found
+    find = Finder([row for row in readable(rows) if row["mode"] == mode])
+    return [Reached(what, value, bar, at_least) for what, value, bar, at_least in _bars(find) if value is not None]
 
 
 def _bars(find) -> Iterator[tuple[str, float | None, float, bool]]:
@@ -56,21 +56,26 @@ def _bars(find) -> Iterator[tuple[str, float | None, float, bool]]:
             (131072, "128K", "flash", 15.0),
         ):
             ours = find.time("sample_attention", f"triton, {name}", length)
-            faster = _over(find.dense(rival, length), ours)
+            faster = _over(find.time("dense", rival, length), ours)
             yield f"sample_attention, {words}, {k}: times faster than {rival} dense", faster, bar, True
     for length in AUTO:
         ours = find.time("sample_attention", "auto", length)
-        yield f"auto, {length // 1024}K: time over cuDNN dense", _over(ours, find.dense("cudnn", length)), 1.03, False
-    pairs = [(n, find.time("sample_attention", "triton, density", n), find.dense("cudnn", n)) for n in AUTO]
+        yield f"auto, {length // 1024}K: time over cuDNN dense", _over(ours, find.time("dense", "cudnn", length)), 1.03, False
+    pairs = [(n, find.time("sample_attention", "triton, density", n), find.time("dense", "cudnn", n)) for n in AUTO]
     pairs = [pair for pair in pairs if None not in pair]
     even = break_even(*zip(*pairs, strict=True)) if pairs else None
     yield "break-even of sample_attention with cuDNN dense, tokens", (even or math.inf) if pairs else None, 8192, False
     ours = find.time("row_logsumexp", None, 131072)
-    yield "row logsumexp, 128K: time over cuDNN dense", _over(ours, find.dense("cudnn", 131072)), 0.55, False
+    yield "row logsumexp, 128K: time over cuDNN dense", _over(ours, find.time("dense", "cudnn", 131072)), 0.55, False
     yield "map, whole triangle of 128K, ms", find.time("map_whole", None, 131072), 8.0, False
     yield "map, window of 4,096 tokens at 128K, ms", find.time("map_window", None, 131072), 1.0, False
-    yield "memory of sample_attention above inputs and output, 128K, MiB", find.memory(131072), 512.0, False
+    yield "memory of sample_attention above inputs and output, 128K, MiB", _memory(find, 131072), 512.0, False
     yield from _prefill(find)
+
+
+def _memory(find, length):
+    found = [row["memory_mb"] for row in find.all("sample_attention", "", length) if row["memory_mb"] >= 0]
+    return max(found, default=None)
 
 
 def _prefill(find):
@@ -87,9 +92,9 @@ def _prefill_times(find, length):
 
 def prefill_sentences(rows: list[dict]) -> list[str]:
     """What a prefill took, and what Amdahl's law allows, for each length with all three rows."""
-    sentences = []
+    rows, sentences = readable(rows), []
     for length in sorted({row["length"] for row in rows if row["what"] == "prefill"}):
-        dense, ours, rest, density = _prefill_times(_Finder(rows), length)
+        dense, ours, rest, density = _prefill_times(Finder(rows), length)
         if None in (dense, ours, rest):
             continue
         limit = amdahl(dense, rest, density)
@@ -97,8 +102,8 @@ def prefill_sentences(rows: list[dict]) -> list[str]:
             f"{name} {value / 1e3:.3g} s" for name, value in (("dense", dense), ("sparse", ours), ("without attention", rest))
         )
         sentences.append(
-            f"Prefill of {length:,} tokens: {seconds}. Time to first token {dense / ours:.3g} times lower; Amdahl's law allows "
-            f"{limit:.3g} with attention at {density:.1%} of its time ({dense / rest:.3g} if it were free); "
+            f"Prefill of {length:,.0f} tokens: {seconds}. Time to first token {dense / ours:.3g} times lower; Amdahl's law "
+            f"allows {limit:.3g} with attention at {density:.1%} of its time ({dense / rest:.3g} if it were free); "
             f"{dense / ours / limit:.0%} of that is reached."
         )
     return sentences
@@ -127,40 +132,6 @@ def break_even(lengths, ours, rival) -> float | None:
 
 def _over(a, b):
     return None if a is None or b is None else a / b
-
-
-class _Finder:
-    """The newest row for a question; None where there is none."""
-
-    def __init__(self, rows):
-        self.rows = rows
-
-    def row(self, what, implementation, length, head_dim=None, density=None) -> dict | None:
-        """implementation: a name or the start of one; None means ours. density is met within 15%."""
-
-        def fits(row):
-            name = row["implementation"]
-            ours = name.split(",")[0] not in RIVALS if implementation is None else name.startswith(implementation)
-            near = density is None or abs(float(row["density"] or 0) - density) <= 0.15 * density
-            dim = head_dim is None or row["head_dim"] == head_dim
-            return row["what"] == what and row["length"] == length and ours and near and dim and row["input"] != "recorded"
-
-        return next(filter(fits, reversed(self.rows)), None)
-
-    def time(self, what, implementation, length, head_dim=128, density=None) -> float | None:
-        row = self.row(what, implementation, length, head_dim, density)
-        return row and row["median_ms"]
-
-    def rate(self, what, implementation, length, head_dim=128, density=None) -> float | None:
-        row = self.row(what, implementation, length, head_dim, density)
-        return row and row["tflops"]
-
-    def dense(self, name, length) -> float | None:
-        return self.time("dense", name, length)
-
-    def memory(self, length) -> float | None:
-        found = [row["memory_mb"] for row in self.rows if row["what"] == "sample_attention" and row["length"] == length]
-        return max((value for value in found if value != ""), default=None)
 
 
 def bars_table(rows: list[dict], modes=("eager", "graph")) -> list[str]:

@@ -9,10 +9,11 @@ from pathlib import Path
 import torch
 
 from sampleattn.attention import sample_attention
-from sampleattn.bench import report
+from sampleattn.bench import readme, report
 from sampleattn.bench.bars import bars_table, prefill_sentences
 from sampleattn.bench.cases import forced
 from sampleattn.bench.measure import DEFAULT, PARTS, Shape, measure
+from sampleattn.bench.rows import machine_line
 from sampleattn.planted import planted
 
 DETECTION_LENGTH = 32768
@@ -22,7 +23,7 @@ NAMES = ("roof", *PARTS, "prefill")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     known = ", ".join(NAMES)
     parser.add_argument("--out", type=Path, required=True, help="CSV file that the rows are appended to")
-    parser.add_argument("--only", help=f"parts, with commas, of: {known} (default: {', '.join(DEFAULT)})")
+    parser.add_argument("--only", help=f'parts, with commas, of: {known} (default: {", ".join(DEFAULT)}); "" for none')
     parser.add_argument("--lengths", help="tokens, with commas (default: those of each part)")
     parser.add_argument("--density", type=float, default=0.1, help="share of the causal tiles (default %(default)s)")
     parser.add_argument("--head-dim", type=int, default=128)
@@ -31,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), help="bfloat16; float32 on a CPU")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seconds", type=float, default=0.3, help="how long each call is repeated (default %(default)s)")
+    parser.add_argument("--readme", type=Path, help="Markdown file whose table of speeds is then made anew from --out")
     parser.add_argument("--no-rivals", action="store_true", help="leave out the attention of others")
 
 
@@ -42,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
         progress = _Progress()
         for row in measure(names, shape, args.density, lengths, not args.no_rivals, args.seconds, progress):
             if not rows:
-                print(f"{report.machine_line(row)}\n{report.header()}")
+                print(f"{machine_line(row)}\n{report.header()}")
             rows.append(row)
             report.append(args.out, [row])
             print(report.line(row), flush=True)
@@ -52,11 +54,13 @@ def run(args: argparse.Namespace) -> int:
     if rows:
         print("\n".join(["", *bars_table(rows), *prefill_sentences(rows), "", *progress.notes]))
         print(detection(min(max(lengths or [DETECTION_LENGTH]), DETECTION_LENGTH), shape, args.density))
+    if args.readme and not failed:
+        readme.write(args.readme, report.read(args.out))
     return failed
 
 
 def _arguments(args) -> tuple[list[str], list[int] | None, Shape]:
-    names = list(DEFAULT) if args.only is None else [name.strip() for name in args.only.split(",")]
+    names = list(DEFAULT) if args.only is None else [name.strip() for name in args.only.split(",") if name.strip()]
     unknown = sorted(set(names) - set(NAMES))
     if unknown:
         raise ValueError(f"--only knows no {', '.join(unknown)}; it knows {', '.join(NAMES)}")

@@ -5,10 +5,8 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-WHERE = ("date", "gpu", "torch", "triton", "libraries")
-WHAT = ("what", "implementation", "length", "head_dim", "heads", "kv_heads", "density", "dtype", "input", "mode")
-NUMBERS = ("median_ms", "p20_ms", "p80_ms", "tflops", "gbytes", "memory_mb")
-COLUMNS = (*WHERE, *WHAT, *NUMBERS)
+from sampleattn.bench.rows import COLUMNS
+
 SHOWN = {"what": 17, "implementation": 22, "length": 9, "head_dim": 9, "density": 9, "input": 9, "mode": 7}
 SHOWN |= {"median_ms": 12, "p20_ms": 12, "p80_ms": 12, "tflops": 9, "memory_mb": 10}
 
@@ -19,7 +17,7 @@ def append(path: Path, rows: list[dict]) -> None:
     A file with another header is written anew, with the columns that it lacked empty.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    before = read(path)
+    before = _rows_to_rewrite(path)
     if before is not None:
         rows = [*before, *rows]
     with open(path, "a" if before is None else "w", newline="", encoding="utf-8") as file:
@@ -29,7 +27,7 @@ def append(path: Path, rows: list[dict]) -> None:
         writer.writerows(rows)
 
 
-def read(path: Path) -> list[dict] | None:
+def _rows_to_rewrite(path: Path) -> list[dict] | None:
     """The rows of a file that needs a new header (a missing or empty file has none); None if its header is COLUMNS."""
     if not path.exists():
         return []
@@ -38,14 +36,17 @@ def read(path: Path) -> list[dict] | None:
         return None if tuple(reader.fieldnames or ()) == COLUMNS else list(reader)
 
 
-def machine_line(row: dict) -> str:
-    versions = (f"torch {row['torch']}", f"triton {row['triton'] or 'none'}", *filter(None, (row["libraries"],)))
-    return ", ".join((row["gpu"], *versions, row["date"]))
-
-
 def header() -> str:
     return "".join(f"{name:<{width}}" if width > 12 else f"{name:>{width}}" for name, width in SHOWN.items())
 
 
 def line(row: dict) -> str:
     return "".join(f"{row[name]:<{width}}" if width > 12 else f"{row[name]:>{width}}" for name, width in SHOWN.items())
+
+
+def read(path: Path) -> list[dict]:
+    """The rows of a file, as texts; none if there is no file."""
+    if not path.is_file():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
