@@ -46,9 +46,9 @@ def sampled_tile_masses(q, k, rows, scale=None, key_range=None, block_size=128):
             warps, stages = CONFIGS[padded(head_dim)]
             _tile_logsumexp[(triton.cdiv(count, ROWS // shared) * triton.cdiv(tiles, TILES), batch * heads // shared)](
                 q, k, rows, key_range, partial, *q.stride(), *k.stride(), *rows.stride(),
-                heads, group, queries, keys, count, tiles, scale * LOG2_E,
+                heads, group, queries, keys, count, tiles, TILES, scale * LOG2_E,
                 HAS_RANGE=key_range is not None, D=head_dim, BLOCK=block_size, BLOCK_D=padded(head_dim),
-                ROWS=ROWS // shared, HEADS=shared, TILES=TILES, num_warps=warps, num_stages=stages,
+                ROWS=ROWS // shared, HEADS=shared, num_warps=warps, num_stages=stages,
             )  # fmt: skip
         _normalise[(triton.cdiv(count, NORMALISED), batch * heads)](
             rows, key_range, partial, masses, lse, *rows.stride(), heads, queries, keys, count, tiles,
@@ -77,15 +77,15 @@ def _write_tile(
     tl.store(out_ptrs, value, mask=valid)
 
 
-@triton.jit(do_not_specialize=["heads", "group", "Nq", "Nk", "count", "tiles"])
+@triton.jit(do_not_specialize=["heads", "group", "Nq", "Nk", "count", "tiles", "walked"])
 def _tile_logsumexp(
     q_ptr, k_ptr, rows_ptr, range_ptr, out_ptr, sq_b, sq_h, sq_n, sq_d, sk_b, sk_h, sk_n, sk_d, sr_b, sr_r, heads, group, Nq, Nk,
-    count, tiles, scale_log2, HAS_RANGE: tl.constexpr, D: tl.constexpr, BLOCK: tl.constexpr, BLOCK_D: tl.constexpr,
-    ROWS: tl.constexpr, HEADS: tl.constexpr, TILES: tl.constexpr,
+    count, tiles, walked, scale_log2, HAS_RANGE: tl.constexpr, D: tl.constexpr, BLOCK: tl.constexpr, BLOCK_D: tl.constexpr,
+    ROWS: tl.constexpr, HEADS: tl.constexpr,
 ):  # fmt: skip
-    """ROWS gathered rows of HEADS heads of a group against up to TILES key tiles: each row's logsumexp per tile, up to the last
-    diagonal. Rows of several heads side by side share the keys and span less of the prompt, so fewer tiles need a mask."""
-    splits = tl.cdiv(tiles, TILES)
+    """ROWS gathered rows of HEADS heads of a group against at most `walked` key tiles: each row's logsumexp per tile, up to the
+    last diagonal. Rows of several heads side by side share the keys and span less of the prompt, so fewer tiles need a mask."""
+    splits = tl.cdiv(tiles, walked)
     part = tl.program_id(0)
     first_head = tl.program_id(1) * HEADS
     batch = (first_head // heads).to(tl.int64)
@@ -96,8 +96,8 @@ def _tile_logsumexp(
     valid = entries < count
     rows = tl.load(rows_ptr + batch * sr_b + entries * sr_r, mask=valid, other=-1).to(tl.int32)
     positions = tl.where(rows >= 0, rows + Nk - Nq, -1)
-    begin = part % splits * TILES
-    end = tl.minimum(tl.minimum(begin + TILES, tiles), tl.max(positions, 0) // BLOCK + 1)  # no row sees a tile from `end` on
+    begin = part % splits * walked
+    end = tl.minimum(tl.minimum(begin + walked, tiles), tl.max(positions, 0) // BLOCK + 1)  # no row sees a tile from `end` on
     if begin < end:
         k_ptr += batch * sk_b + (first_head % heads // group).to(tl.int64) * sk_h
         q_ptrs = (q_ptr + batch * sq_b + head.to(tl.int64) * sq_h)[:, None]

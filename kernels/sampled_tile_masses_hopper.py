@@ -20,7 +20,7 @@ def tile_logsumexp_hopper(q, k, rows, key_range, out, scale, shared):
     (batch, heads, queries, head_dim), (kv_heads, keys), (tiles, count) = q.shape, k.shape[1:3], out.shape[2:]
     _tile_logsumexp[(triton.cdiv(count, 128 // shared) * triton.cdiv(tiles, TILES), batch * heads // shared)](
         q, descriptor(k, 128), rows, key_range, out, *q.stride(), *rows.stride(), heads, heads // kv_heads, queries, keys, count,
-        tiles, scale * LOG2_E, HAS_RANGE=key_range is not None, D=head_dim, BLOCK_D=padded(head_dim), HEADS=shared, TILES=TILES,
+        tiles, TILES, scale * LOG2_E, HAS_RANGE=key_range is not None, D=head_dim, BLOCK_D=padded(head_dim), HEADS=shared,
         STAGES=STAGES[padded(head_dim)], num_warps=4, maxnreg=168,
     )  # fmt: skip
 
@@ -132,15 +132,14 @@ def _consume(
             _write(last, out_ptrs + count, valid, scale_log2, False)
 
 
-@gluon.jit(do_not_specialize=["heads", "group", "Nq", "Nk", "count", "tiles"])
+@gluon.jit(do_not_specialize=["heads", "group", "Nq", "Nk", "count", "tiles", "walked"])
 def _tile_logsumexp(
     q_ptr, k_desc, rows_ptr, range_ptr, out_ptr, sq_b, sq_h, sq_n, sq_d, sr_b, sr_r,
-    heads, group, Nq, Nk, count, tiles, scale_log2,
-    HAS_RANGE: gl.constexpr, D: gl.constexpr, BLOCK_D: gl.constexpr, HEADS: gl.constexpr, TILES: gl.constexpr,
-    STAGES: gl.constexpr,
+    heads, group, Nq, Nk, count, tiles, walked, scale_log2,
+    HAS_RANGE: gl.constexpr, D: gl.constexpr, BLOCK_D: gl.constexpr, HEADS: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
     ROWS: gl.constexpr = LANES // HEADS
-    splits = gl.cdiv(tiles, TILES)
+    splits = gl.cdiv(tiles, walked)
     part, first_head = gl.program_id(0), gl.program_id(1) * HEADS
     batch, head = first_head // heads, first_head % heads
     lo, hi = Nk * 0, Nk
@@ -154,9 +153,9 @@ def _tile_logsumexp(
     line: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
     entries, queries, positions = _entries(gl.arange(0, LANES, layout=line), count, first_row, rows_ptr, sr_r, Nk - Nq, ROWS)
     earliest, latest = gl.min(gl.where(queries >= 0, positions, Nk), 0), gl.max(positions, 0)
-    begin = part % splits * TILES
-    end = gl.maximum(gl.minimum(gl.minimum(begin + TILES, tiles), latest // BLOCK + 1), begin)  # no row sees a tile from `end` on
-    end = gl.where(latest < 0, begin, end)
+    begin = part % splits * walked
+    end = gl.minimum(gl.minimum(begin + walked, tiles), latest // BLOCK + 1)  # no row sees a tile from `end` on
+    end = gl.where(latest < 0, begin, gl.maximum(begin, end))
     full_begin = gl.minimum(gl.maximum(gl.cdiv(lo, BLOCK), begin), end)
     full_end = gl.maximum(gl.minimum(gl.minimum(hi, earliest + 1) // BLOCK, end), full_begin)
 

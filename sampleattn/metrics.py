@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from sampleattn import backends
 from sampleattn.block_mask import Grid, key_range
 from sampleattn.inputs import check_block_mask, check_inputs
 from sampleattn.reference import sampled_tile_masses
@@ -18,9 +19,16 @@ def row_recall(
     """The exact recall of every query row: fp32 [B, Hq, Nq], the share of its dense attention mass in its kept tiles.
 
     q [B, Hq, Nq, D]; k [B, Hkv, Nk, D]; block_mask bool [B, Hq, query blocks, key blocks]. Rows that are padding have recall 1.
+    Where the kernels run, recall is exp(logsumexp over the kept tiles - logsumexp over all keys).
     """
-    check_inputs(q, k, padding=padding)
+    check_inputs(q, k, padding=padding, scale=scale)
     check_block_mask(block_mask, q, k, block_size)
+    name = backends.resolve("auto", q.device, q.dtype, block_size)
+    if name != "torch":
+        ops, real = backends.twins(name), key_range(padding)
+        dense = ops.row_logsumexp(q, k, scale, real)
+        _, kept = ops.block_sparse_attention(q, k, k, block_mask, scale, real)
+        return torch.where(dense == -torch.inf, 1.0, torch.exp(kept - dense)).clamp_max_(1.0)
     recall = q.new_ones(q.shape[:3], dtype=torch.float32)
     for block, masses, lse in tile_masses(q, k, scale, padding, block_size):
         kept = (masses * block_mask[:, :, block, None]).sum(-1)

@@ -38,6 +38,18 @@ def test_row_recall_of_padding_is_one_and_of_the_rest_as_without_it():
     torch.testing.assert_close(recall[1, :, 200:].double(), expected[1, :, 200:], rtol=0, atol=2e-6)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("nq, nk", [(129, 129), (300, 700), (1000, 1000)])
+def test_row_recall_on_a_gpu_is_that_of_the_cpu(nq, nk):
+    if not torch.cuda.is_available():
+        pytest.skip("needs an NVIDIA GPU")
+    q, k, mask = random_inputs(nq, nk, batch=2)
+    q, k = q.half(), k.half()
+    padding = torch.arange(nk) >= torch.tensor([[0], [40]])
+    found = row_recall(q.cuda(), k.cuda(), mask.cuda(), padding=padding.cuda())
+    torch.testing.assert_close(found.cpu(), row_recall(q, k, mask, padding=padding), rtol=0, atol=2e-5)
+
+
 def test_cra_is_the_least_recall():
     assert cra(torch.tensor([[0.9, 0.2, 0.7]])).item() == pytest.approx(0.2)
 
