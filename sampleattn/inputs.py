@@ -44,7 +44,7 @@ def check_inputs(
 
 
 def check_padding(padding: Tensor, q: Tensor, keys: int) -> None:
-    """Raises ValueError unless padding is [B, Nk] on q's device and contiguous (not looked at on a GPU, which would have to wait)."""
+    """Raises ValueError unless padding is [B, Nk] on q's device, in one run (on a GPU not looked at: it would have to wait)."""
     if not isinstance(padding, Tensor) or tuple(padding.shape) != (q.shape[0], keys):
         found = tuple(padding.shape) if isinstance(padding, Tensor) else type(padding).__name__
         raise ValueError(f"padding must be a tensor of shape ({q.shape[0]}, {keys}), True for real tokens, not {found}")
