@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -15,6 +17,7 @@ from sampleattn.trace_format import OVERVIEW
 TILE = 128
 COARSEST = 6
 SECONDS = 0.25
+WORKERS = min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 STATE = {
     "view": re.compile(r"\d{1,9}\.\d{1,9}\.\d{1,9}|"),
     "at": re.compile(r"\d{1,9}\.\d{1,9}|"),
@@ -24,6 +27,8 @@ STATE = {
     "lock": re.compile(r"off|[0-9.e+-]{1,12}"),
 }
 USUAL = {"view": "", "at": "", "colours": "log", "weights": "on", "kept": "on", "missed": "off", "sink": "show", "lock": "off"}
+
+_workers = ThreadPoolExecutor(WORKERS, "map")
 
 
 def checked_state(given: dict | None) -> dict[str, str]:
@@ -38,9 +43,10 @@ def checked_state(given: dict | None) -> dict[str, str]:
 def message(trace, layer: int, head: int, asked: dict | None, state: dict, compact: bool, below: int) -> bytes:
     """The buffer for the canvas (see components/map/main.js): what it does not hold yet, and the tiles it asked for.
 
-    asked: {"serial", "holds": {"prompt", "head"}, "tiles": [[level, i, j], ...]} from the browser, or None. state: as
-    `checked_state` gives it. below: the height of the rest of the page, in pixels. compact: no zoom, no panel.
-    Tiles are computed for SECONDS at most, but at least one; the browser asks again for the rest.
+    asked: {"serial", "holds": {"prompt", "heads"}, "head", "tiles": [[level, i, j], ...]} from the browser, or None: the ids of
+    what it holds, and tiles of the head it shows. state: as `checked_state` gives it. below: the height of the rest of the page,
+    in pixels. compact: no zoom, no panel.
+    Tiles are computed for SECONDS at most, but at least one a worker; the browser asks again for the rest.
     """
     asked = asked or {}
     holds = asked.get("holds") or {}
@@ -48,6 +54,7 @@ def message(trace, layer: int, head: int, asked: dict | None, state: dict, compa
     head_id = f"{prompt_id}.{trace.meta['created']}.{layer}.{head}.{trace.pinned(layer, head)}"
     header = {
         "serial": asked.get("serial", 0),
+        "wanted": {"prompt": prompt_id, "head": head_id},
         "state": state,
         "compact": compact,
         "below": below,
@@ -57,11 +64,11 @@ def message(trace, layer: int, head: int, asked: dict | None, state: dict, compa
     if holds.get("prompt") != prompt_id:
         header["prompt"] = {"id": prompt_id, "length": trace.length}
         planes |= _text(trace)
-    if holds.get("head") != head_id:
+    if head_id not in (holds.get("heads") or ()):
         part, more = _head(trace, layer, head)
         header["head"] = {"id": head_id} | part
         planes |= more
-    places = _places(asked.get("tiles"), trace, layer, head) if holds.get("head") == head_id else []
+    places = _places(asked.get("tiles"), trace, layer, head) if asked.get("head") == head_id else []
     if places:
         places, weights, missed = _tiles(trace, layer, head, places)
         header["tiles"] = {"head": head_id, "places": places}
@@ -122,7 +129,7 @@ def _head(trace, layer, head):
     }
     planes = {
         "weights": weights,
-        "missed": trace.overview_missed(layer, head),
+        "missed": np.packbits(trace.overview_missed(layer, head) > 0, bitorder="little"),
         "mask": np.packbits(mask, bitorder="little"),
         "recall": recall,
         "column_mass": column_mass,
@@ -146,14 +153,17 @@ def _places(asked, trace, layer, head) -> list[list[int]]:
 
 def _tiles(trace, layer, head, places):
     """The tiles that are done in time: their places, weights and missed mass [n, 128, 128]; beyond the prompt they are 0."""
-    started, done = time.perf_counter(), []
-    for level, i, j in places:
-        if done and time.perf_counter() - started > SECONDS:
-            break
+
+    def tile(place):
+        level, i, j = place
         size = TILE << level
         rows, cols = ((at * size, min((at + 1) * size, trace.length)) for at in (i, j))
         planes = trace.window_planes(layer, head, rows, cols, cell=1 << level)
-        done.append([np.pad(plane, [(0, TILE - n) for n in plane.shape]) for plane in planes])
+        return [np.pad(plane, [(0, TILE - n) for n in plane.shape]) for plane in planes]
+
+    started, done = time.perf_counter(), []
+    while len(done) < len(places) and (not done or time.perf_counter() - started < SECONDS):
+        done += _workers.map(tile, places[len(done) : len(done) + WORKERS])
     weights, missed = (np.stack(planes) for planes in zip(*done, strict=True))
     return places[: len(done)], weights, missed
 

@@ -1,9 +1,9 @@
 // The map of one head. The server sends the prompt, the head and exact tiles, each once; what is missing is asked for.
-const SETTLED = 90, MOST_ASKED = 48, PANEL = 400;
+const SETTLED = 60, MOST_ASKED = 48, MOST_HEADS = 4, PANEL = 400;
 
 class MapView {
   constructor(host, compact, palette) {
-    Object.assign(this, { host, compact, colours: palette, state: { ...STATE }, tiles: new Tiles(), holds: { prompt: "", head: "" }, serial: 0, side: 0, cross: null, pinned: false });
+    Object.assign(this, { host, compact, colours: palette, state: { ...STATE }, heads: new Map(), tiles: new Tiles(), serial: 0, side: 0, cross: null, pinned: false });
     choosePalette(palette);
     host.replaceChildren();
     host.classList.toggle("compact", compact);
@@ -35,31 +35,37 @@ class MapView {
     clearTimeout(this.timer);
   }
 
-  // What the server sent: any of prompt, head, tiles. `send` asks it for more.
+  // What the server sent: what it wants shown, and any of prompt, head, tiles that it did not know to be here. `send` asks for more.
   receive(message, send) {
-    const first = !this.prompt || (message.prompt && message.prompt.id !== this.holds.prompt);
+    const { wanted } = message, first = this.prompt?.id !== wanted.prompt;
     Object.assign(this, { send, below: message.below });
     if (message.prompt) this.takePrompt(message);
     if (message.head) this.takeHead(message);
-    if (!this.prompt || !this.head) { this.ask(true); return; }
+    if (this.prompt?.id !== wanted.prompt || !this.heads.has(wanted.head)) { this.ask(true); return; }
     if (first) this.restore(message.state);
-    if (message.tiles && message.tiles.head === this.holds.head) this.takeTiles(message);
+    if (this.head?.id !== wanted.head) this.showHead(this.heads.get(wanted.head));
+    if (message.tiles && message.tiles.head === wanted.head) this.takeTiles(message);
     this.fit();
     this.changed();
     this.ask(message.serial === this.serial && message.tiles?.places.length > 0);
   }
 
   takePrompt({ prompt, planes }) {
-    this.prompt = { text: new TextDecoder("utf-8", { ignoreBOM: true }).decode(planes.text), begins: planes.begins, ends: planes.ends };
+    this.prompt = { id: prompt.id, text: new TextDecoder("utf-8", { ignoreBOM: true }).decode(planes.text), begins: planes.begins, ends: planes.ends };
     this.length = prompt.length;
-    this.holds.prompt = prompt.id;
+    this.heads.clear();
+    this.head = null;
   }
 
   takeHead({ head, planes }) {
-    this.head = { ...head, planes };
-    this.holds.head = head.id;
-    this.overview = new Picture(planes.weights, planes.missed, head.cells, [0, this.length], [0, this.length]);
-    this.tiles = new Tiles();
+    const missed = planes.weights.map((weight, at) => ((planes.missed[at >> 3] >> (at & 7)) & 1 ? weight : 0));
+    const overview = new Picture(planes.weights, missed, head.cells, [0, this.length], [0, this.length]);
+    this.heads.set(head.id, { head: { ...head, planes }, overview, tiles: new Tiles() });
+    if (this.heads.size > MOST_HEADS) this.heads.delete(this.heads.keys().next().value);
+  }
+
+  showHead({ head, overview, tiles }) {
+    Object.assign(this, { head, overview, tiles });
     this.dropped = droppedPicture(this);
     if (this.panel) this.panel.fill();
     this.stage.setAttribute("aria-label", `${head.title}. Arrow keys move the crosshair, Shift moves by a block${this.compact ? "" : ", plus and minus zoom, Escape goes up, g goes to a token"}.`);
@@ -163,13 +169,13 @@ class MapView {
   }
 
   ask(more) {
-    if (this.compact && this.head) return;
+    if (this.compact && !more) return;
     const known = this.prompt && this.head, state = known ? this.stateText() : null, tiles = known && this.side ? this.missing().slice(0, MOST_ASKED) : [];
     const asked = tiles.map(String).join(" ");
     if (known && state === this.told && (!tiles.length || (asked === this.asked && !more))) return;
     Object.assign(this, { told: state, asked });
     this.serial += 1;
-    this.send({ serial: this.serial, holds: this.holds, tiles, state: state && JSON.parse(state) });
+    this.send({ serial: this.serial, holds: { prompt: this.prompt?.id ?? "", heads: [...this.heads.keys()] }, head: this.head?.id ?? "", tiles, state: state && JSON.parse(state) });
   }
 
   // Drawing.

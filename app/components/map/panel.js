@@ -28,6 +28,7 @@ class Panel {
   jump(parent) {
     const form = parent.appendChild(make("form", "jump")), label = form.appendChild(make("label", "", "Go to "));
     this.goto = label.appendChild(make("input"));
+    this.goto.onfocus = () => this.goto.select();
     this.goto.placeholder = "query, key";
     this.goto.setAttribute("aria-label", "Go to query, key");
     form.onsubmit = (event) => {

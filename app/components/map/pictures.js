@@ -1,5 +1,5 @@
 // Pictures: cells of weights over a window, painted once. The overview is one; exact tiles of 128 x 128 cells are the others.
-const TILE = 128, MOST_TILES = 600;
+const TILE = 128, MOST_TILES = 300;
 
 class Picture {
   constructor(weights, missed, cells, rows, cols) {
