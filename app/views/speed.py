@@ -167,7 +167,7 @@ def _here(opened) -> None:
     st.markdown("**This machine.** Dense attention, the method and its stages, as medians after a warm-up, at growing lengths.")
     layers = timing.pinned_layers(opened.trace)
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        longest = st.selectbox("Up to (tokens)", LONGEST, index=2, key="time_length", bind="query-params", width=160)
+        longest = st.selectbox("Up to (tokens)", LONGEST, 2, "{:,}".format, "time_length", bind="query-params", width=160)
         sources = ["planted", *layers]
         source = st.selectbox("Inputs", sources, format_func=_source, key="time_input", width=260, help=INPUTS_HELP)
         job = session.timing_job()
@@ -179,8 +179,11 @@ def _here(opened) -> None:
             st.rerun()
         if running and st.button("Cancel", icon=":material/cancel:"):
             job.cancel.set()
-    if job is not None:
-        _progress(running)
+    if running:
+        _progress()
+    elif job is not None and job.state != "done":
+        tell = st.error if job.state == "failed" else st.info
+        tell(reading.plain(timing.sentence(job.error)), icon=":material/timer_off:")
 
 
 INPUTS_HELP = (
@@ -194,14 +197,11 @@ def _source(source) -> str:
 
 
 @st.fragment(run_every=1.0)
-def _progress(was_running: bool) -> None:
+def _progress() -> None:
     job = session.timing_job()
-    if job.running:
-        st.progress(job.part, f"{job.sentence} · {job.elapsed:.0f} s")
-    elif was_running:
+    if not job.running:
         st.rerun()
-    elif job.state != "done":
-        st.error(reading.plain(timing.sentence(job.error)), icon=":material/timer_off:")
+    st.progress(job.part, f"{job.sentence} · {job.elapsed:.0f} s")
 
 
 # This recording
