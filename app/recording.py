@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
+
 from app.jobs import Cancelled, Job
 from sampleattn.config import SampleAttentionConfig
 
@@ -42,6 +45,27 @@ def work(model: str, text: str, title: str, config: SampleAttentionConfig):
             raise Cancelled from None
 
     return record_it
+
+
+def pin_work(trace, model: str, layer: int, head: int):
+    """A job's work that pins a head in a copy of the trace, with the model that was recorded, and returns the copy."""
+
+    def pin_it(job: Job):
+        job.progress(0.0, "Loading torch")
+        import torch
+
+        from sampleattn.models import load_model
+        from sampleattn.pinning import pin
+
+        job.progress(0.05, f"Loading the model {model}")
+        loaded, _, _ = load_model(model, device="cuda" if torch.cuda.is_available() else "cpu")
+        holder = tempfile.TemporaryDirectory(prefix="sampleattn-")
+        copy = trace.save(Path(holder.name) / "trace")
+        pinned = pin(copy, loaded, [(layer, head)], tick=lambda part: job.progress(0.1 + 0.9 * part, f"Layers up to {layer}"))
+        pinned.holder = holder
+        return pinned
+
+    return pin_it
 
 
 def sentence(error: BaseException) -> str:

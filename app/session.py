@@ -119,13 +119,13 @@ def open_path(place: str) -> None:
     _show(_open(target, target.stem))
 
 
-def open_trace(trace: Trace) -> None:
-    """Open what was just recorded."""
+def open_trace(trace: Trace, keep_head: bool = False) -> None:
+    """Open what was just recorded; with `keep_head` the layer and head on show stay."""
     target = _folder() / "new.zip"
     trace.save(target)
     key = hashlib.sha256(target.read_bytes()).hexdigest()[:32]
     target = target.replace(_folder() / f"{key}.zip")
-    _show(_open(target, key))
+    _show(_open(target, key), keep_head)
 
 
 def open_demo() -> None:
@@ -133,10 +133,10 @@ def open_demo() -> None:
     _show(_open(demo_path(), "", demo=True))
 
 
-def _show(opened: Opened) -> None:
+def _show(opened: Opened, keep_head: bool = False) -> None:
     _forget_oldest()
     st.session_state["opened"] = opened
-    for key in ("layer", "head"):
+    for key in () if keep_head else ("layer", "head"):
         st.session_state.pop(key, None)
 
 
@@ -223,6 +223,15 @@ def job():
 
 def keep_job(job) -> None:
     st.session_state["job"] = job
+
+
+def pin_job():
+    """The pinning of this tab, if there is one."""
+    return st.session_state.get("pin_job")
+
+
+def keep_pin_job(job) -> None:
+    st.session_state["pin_job"] = job
 
 
 def timing_job():

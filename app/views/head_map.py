@@ -3,12 +3,11 @@
 import streamlit as st
 
 from app import export, parts, reading, session
-
-PIN = """python -m sampleattn pin {path} \\
-    --model {model} --heads {layer}.{head}"""
+from app.views import map_pin
 
 
 def page() -> None:
+    map_pin.outcome()
     opened = session.current()
     layer, head = session.shown_head()
     if parts.drawable(opened.trace, layer):
@@ -22,21 +21,10 @@ def _map(opened, layer, head) -> None:
         st.markdown(_sentence(trace, layer, head), width="content")
         with st.container(horizontal=True, width="content"):
             if not trace.pinned(layer, head):
-                _pin(opened, layer, head)
+                map_pin.offer(opened, layer, head)
             state = session.map_state()
             export.menu(f"map_layer{layer}_head{head}", lambda: parts.map_chart(trace, layer, head, state), opened, "map")
     parts.explore_map(opened, layer, head, below=372)
-
-
-def _pin(opened, layer, head) -> None:
-    """How to see this head down to its tokens."""
-    with st.popover("Record this head exactly", icon=":material/push_pin:", width="content"):
-        st.markdown(
-            "This head was recorded without its queries and keys, so the map ends at the cells of the overview. This adds them "
-            "to the trace, by running its prompt through the model again; then open the trace anew."
-        )
-        model = opened.trace.meta["model"]["name"]
-        st.code(PIN.format(path=opened.path.name, model=model, layer=layer, head=head), language="bash")
 
 
 def _sentence(trace, layer, head) -> str:
