@@ -167,7 +167,7 @@ def _here(opened) -> None:
     st.markdown("**This machine.** Dense attention, the method and its stages, as medians after a warm-up, at growing lengths.")
     layers = timing.pinned_layers(opened.trace)
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        longest = st.selectbox("Up to (tokens)", LONGEST, 2, "{:,}".format, "time_length", bind="query-params", width=160)
+        longest = st.selectbox("Up to (tokens)", LONGEST, index=2, key="time_length", bind="query-params", width=160)
         sources = ["planted", *layers]
         source = st.selectbox("Inputs", sources, format_func=_source, key="time_input", width=260, help=INPUTS_HELP)
         job = session.timing_job()
