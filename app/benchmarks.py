@@ -10,7 +10,7 @@ from pathlib import Path
 from app.reading import ROOT, visible
 from sampleattn.bench import rows as benchmark_rows
 from sampleattn.bench.bars import break_even
-from sampleattn.bench.rows import is_rival
+from sampleattn.bench.rows import is_rival, label
 
 FILE = ROOT / "data" / "benchmarks.csv"
 ROOF = ("matmul", "copy")
@@ -152,7 +152,7 @@ def _sentence(mine, dense, alone) -> str:
     sentence = (
         f"For the attention of one layer at {mine['length']:,.0f} tokens and {mine['density']:.0%} of the tiles: "
         f"{mine['median_ms']:.3g} ms for the whole method, {dense['median_ms']:.3g} ms for the fastest "
-        f"dense attention ({dense['implementation']}). "
+        f"dense attention ({label('dense', dense['implementation'])}). "
     )
     if alone:
         times = dense["median_ms"] / alone["median_ms"]

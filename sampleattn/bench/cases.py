@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -55,7 +56,7 @@ def forced(device: torch.device, **settings) -> SampleAttentionConfig:
 
 
 def _call(function: Callable[[], object]):
-    return lambda: nullcontext(function)
+    return partial(nullcontext, function)
 
 
 # Parts: each gives cases for one feed
@@ -78,7 +79,7 @@ def _rivals(feed: Feed, names=None) -> Cases:
 
 
 def _dense(feed, name):
-    make = lambda: rivals.dense(name, feed.q, feed.k, feed.v)  # noqa: E731
+    make = partial(rivals.dense, name, feed.q, feed.k, feed.v)
     return Case("dense", name, make, 1.0, on_all(feed), moved(feed), rival=True)
 
 
@@ -88,7 +89,7 @@ def forward(feed: Feed, density: float) -> Cases:
     yield from _rivals(feed)
     yield _sparse(feed)
     for name in rivals.sparse_names(feed.q.device):
-        make = lambda name=name: rivals.block_sparse(name, feed.q, feed.k, feed.v, feed.mask)  # noqa: E731
+        make = partial(rivals.block_sparse, name, feed.q, feed.k, feed.v, feed.mask)
         yield (Case("sparse_forward", name, make, feed.density, on_tiles(feed.mask, feed.q.shape[-1]), moved(feed), rival=True),)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -59,7 +60,7 @@ def cases_of(model: LlamaForCausalLM, length: int, density: float) -> Cases:
         return call
 
     def timed(name, context, share):
-        return Case("prefill", name, lambda: nullcontext(first_token(context)), share)
+        return Case("prefill", name, partial(nullcontext, first_token(context)), share)
 
     cuda = model.device.type == "cuda"
     dense = (lambda: sdpa_kernel(SDPBackend.CUDNN_ATTENTION)) if cuda else nullcontext

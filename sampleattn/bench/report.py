@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sampleattn.bench.rows import COLUMNS
 
-SHOWN = {"what": 17, "implementation": 22, "length": 9, "head_dim": 9, "density": 9, "input": 9, "mode": 7}
+SHOWN = {"what": 17, "implementation": 31, "length": 9, "head_dim": 9, "density": 9, "input": 9, "mode": 7}
 SHOWN |= {"median_ms": 12, "p20_ms": 12, "p80_ms": 12, "tflops": 9, "memory_mb": 10}
 
 
