@@ -21,16 +21,12 @@ Call = Callable[[], object]
 
 def dense_names(device: torch.device) -> tuple[str, ...]:
     """The dense rivals to try on a device."""
-    return ("cudnn", "flash", "flex", *_fa4(device)) if device.type == "cuda" else ("sdpa",)
+    return ("cudnn", "flash", "flex", "fa4") if device.type == "cuda" else ("sdpa",)
 
 
 def sparse_names(device: torch.device) -> tuple[str, ...]:
     """The block-sparse rivals to try on a device."""
-    return ("flex", *_fa4(device)) if device.type == "cuda" else ()
-
-
-def _fa4(device: torch.device) -> tuple[str, ...]:
-    return () if backends.fa4_obstacle(device) else ("fa4",)
+    return ("flex", "fa4") if device.type == "cuda" else ()
 
 
 @contextmanager
@@ -42,7 +38,7 @@ def dense(name: str, q: Tensor, k: Tensor, v: Tensor) -> Iterator[Call]:
     elif name == "fa4":
         from sampleattn import fa4
 
-        yield lambda: fa4.dense_attention(q, k, v)
+        yield lambda: fa4.forward(q, k, v, q.shape[-1] ** -0.5)
     elif name == "cudnn":
         yield _cudnn(q, k, v)
     else:
