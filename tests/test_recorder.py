@@ -10,9 +10,12 @@ from tiny_models import tiny_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from app import recording
+from app.jobs import Job
 from sampleattn import SampleAttentionConfig, sample_attention, use_sample_attention
 from sampleattn.hf import UnsupportedModelError
 from sampleattn.maps import attention_map
+from sampleattn.memory import NotEnoughMemory
 from sampleattn.metrics import oracle_density, row_recall
 from sampleattn.patterns import LABELS
 from sampleattn.pinning import pin
@@ -153,6 +156,15 @@ def test_heads_are_pinned_after_the_fact(trace, model, tmp_path):
     np.testing.assert_allclose(rounded.window(0, 2, *window), again.window(0, 2, *window), atol=2e-3)
     with pytest.raises(PromptError, match="layers are 0 to 1"):
         pin(place, model, [(2, 0)])
+
+
+def test_the_app_pins_a_head_in_a_copy(trace, model, monkeypatch):
+    monkeypatch.setattr("sampleattn.models.load_model", lambda *_, **__: (model, None, {}))
+    job = Job(recording.pin_work(trace, "tiny", 0, 3))
+    assert job.wait(60) and job.state == "done", job.error
+    assert job.result.pinned(0, 3) and job.result.pinned(1, 0) and not trace.pinned(0, 3)
+    job = Job(recording.pin_work(trace, "tiny", 0, 9))
+    assert job.wait(60) and job.state == "failed" and "heads 0 to 3" in recording.sentence(job.error)
 
 
 def test_another_model_can_not_pin(trace, tmp_path):
@@ -318,3 +330,12 @@ def test_pieces_join_to_the_text(tokenizer):
     texts = pieces(tokenizer, ids[:2], ids[2:])
     assert len(texts) == len(ids) - 2 and "".join(texts) == tokenizer.decode(ids)[len(tokenizer.decode(ids[:2])) :]
     assert not any("\ufffd" in text for text in texts)
+
+
+def test_too_little_memory_is_explained(model, tokenizer, monkeypatch):
+    def no_memory(*_, **__):
+        raise NotEnoughMemory(1000, 3 << 30, 1 << 30, 400)
+
+    monkeypatch.setattr("sampleattn.analysis.sample_attention", no_memory)
+    with pytest.raises(RecordingError, match=r"ran out of memory at \d+ tokens \(.*about 400 tokens would fit\); cut the prompt"):
+        record(model, tokenizer, TEXT, CONFIG)

@@ -76,27 +76,27 @@ function drawMarks(map, context) {
   labelMarks(map, context);
 }
 
+// Names of the columns and slashes with most mass, as many as there is room for.
 function labelMarks(map, context) {
-  const { view, side, head } = map;
-  if (map.compact || view.size > 40 * head.block) return;
+  const { view, side, head } = map, taken = [];
+  if (map.compact || view.size <= FEW) return;
   context.font = `600 11px ${map.fontFamily}`;
-  const write = (text, x, y, align) => {
-    context.textAlign = align;
-    context.lineWidth = 3;
-    context.strokeStyle = map.paper;
-    context.strokeText(text, x, y);
+  context.textAlign = "center";
+  context.textBaseline = "middle";
+  const write = (text, x, y) => {
+    const width = context.measureText(text).width + 8;
+    const free = x > width / 2 && y > 10 && x < side && y < side && taken.every(([a, b]) => Math.abs(a - x) > 34 || Math.abs(b - y) > 18);
+    if (!free) return;
+    taken.push([x, y]);
+    context.globalAlpha = 0.85;
+    context.fillStyle = map.paper;
+    context.fillRect(x - width / 2, y - 7, width, 14);
+    context.globalAlpha = 1;
+    context.fillStyle = map.ink;
     context.fillText(text, x, y);
   };
-  context.textBaseline = "bottom";
-  for (const { block } of head.columns) {
-    const x = map.x((block + 0.5) * head.block);
-    if (x > 8 && x < side - 8) write(`c${block}`, x, side - 3, "center");
-  }
-  context.textBaseline = "middle";
-  for (const { slash } of head.slashes) {
-    const y = map.y(view.col + (slash + 0.5) * head.block);
-    if (y > 8 && y < side - 8) write(`s${slash}`, 4, y, "left");
-  }
+  for (const { block } of head.columns) write(`c${block}`, map.x((block + 0.5) * head.block), side - 12);
+  for (const { slash } of head.slashes) write(`s${slash}`, 20, map.y(view.col + (slash + 0.5) * head.block));
 }
 
 // The least recall of the rows under each pixel, and the target.
@@ -147,5 +147,5 @@ function drawMass(map, context) {
   context.font = `11px ${map.fontFamily}`;
   context.textAlign = "right";
   context.textBaseline = "bottom";
-  context.fillText(`attention by key block, log scale, at most ${(100 * most).toPrecision(2)} %`, side, -room - 10);
+  context.fillText(`attention by key block, log scale, at most ${Number((100 * most).toPrecision(2))} %`, side, -room - 10);
 }

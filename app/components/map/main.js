@@ -160,7 +160,15 @@ class MapView {
   // Telling the server: soon after the last change, the state for the address and the tiles that are missing.
   later() {
     clearTimeout(this.timer);
-    this.timer = setTimeout(() => { this.ribbon?.draw(); this.ask(false); }, SETTLED);
+    this.timer = setTimeout(() => this.settle(), SETTLED);
+  }
+
+  // The last change is over: few tokens are shown whole.
+  settle() {
+    if (this.view.size <= FEW) this.view = fitted(rounded(this.view), this.length);
+    this.changed();
+    this.ribbon?.draw();
+    this.ask(false);
   }
 
   stateText() {

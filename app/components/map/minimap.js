@@ -21,6 +21,7 @@ class Minimap {
     const pen = canvas.getContext("2d"), side = Math.max(view.size * scale, 4), at = (start) => clamp(start * scale, 0, MINI - side);
     pen.setTransform(dense, 0, 0, dense, 0, 0);
     pen.clearRect(0, 0, MINI, MINI);
+    pen.imageSmoothingEnabled = map.head.cells[0] > MINI;
     pen.drawImage(map.overview.painted(map.look), 0, 0, MINI, MINI);
     pen.lineWidth = 3;
     pen.strokeStyle = "#000";
