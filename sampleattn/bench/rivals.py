@@ -36,8 +36,7 @@ def dense(name: str, q: Tensor, k: Tensor, v: Tensor) -> Iterator[Call]:
         blocks = -(-q.shape[2] // BLOCK)
         yield _flex(q, k, v, torch.ones(1, 1, blocks, blocks, dtype=torch.bool, device=q.device).tril())
     elif name == "fa4":
-        from sampleattn import fa4
-
+        fa4 = _fa4(q.device)
         yield lambda: fa4.forward(q, k, v, q.shape[-1] ** -0.5)
     elif name == "cudnn":
         yield _cudnn(q, k, v)
@@ -52,10 +51,17 @@ def block_sparse(name: str, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> It
     if name == "flex":
         yield _flex(q, k, v, mask)
     else:
-        from sampleattn import fa4
-
+        fa4 = _fa4(q.device)
         lists = fa4.block_lists(mask, q.shape[2], k.shape[2], BLOCK)
         yield lambda: fa4.forward(q, k, v, q.shape[-1] ** -0.5, lists)
+
+
+def _fa4(device):
+    if obstacle := backends.fa4_obstacle(device):
+        raise RuntimeError(obstacle)
+    from sampleattn import fa4
+
+    return fa4
 
 
 def _cudnn(q, k, v) -> Call:
