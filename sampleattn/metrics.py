@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from sampleattn import backends
+from sampleattn import backends, memory
 from sampleattn.block_mask import Grid, key_range
 from sampleattn.inputs import check_block_mask, check_inputs
 from sampleattn.reference import sampled_tile_masses
@@ -25,16 +25,27 @@ def row_recall(
     check_block_mask(block_mask, q, k, block_size)
     name = backends.resolve("auto", q.device, q.dtype, block_size)
     if name != "torch":
-        ops, real = backends.twins(name), key_range(padding)
-        dense = ops.row_logsumexp(q, k, scale, real)
-        _, kept = ops.block_sparse_attention(q, k, k, block_mask, scale, real)
-        return torch.where(dense == -torch.inf, 1.0, torch.exp(kept - dense)).clamp_max_(1.0)
+        try:
+            return _recall_by_kernels(backends.twins(name), q, k, block_mask, scale, key_range(padding))
+        except torch.OutOfMemoryError as error:
+
+            def need(nq, nk):
+                rows = q.shape[0] * q.shape[1] * nq
+                return memory.forward_bytes(*q.shape[:2], nq, nk, q.shape[3], q.element_size(), block_size) + 16 * rows
+
+            raise memory.explain(error, q.device, q.shape[2], k.shape[2], need) from error
     recall = q.new_ones(q.shape[:3], dtype=torch.float32)
     for block, masses, lse in tile_masses(q, k, scale, padding, block_size):
         kept = (masses * block_mask[:, :, block, None]).sum(-1)
         rows = slice(block * block_size, block * block_size + kept.shape[-1])
         recall[:, :, rows] = torch.where(lse == -torch.inf, 1.0, kept)
     return recall.clamp_max_(1.0)
+
+
+def _recall_by_kernels(ops, q, k, block_mask, scale, real) -> Tensor:
+    dense = ops.row_logsumexp(q, k, scale, real)
+    _, kept = ops.block_sparse_attention(q, k, k, block_mask, scale, real)
+    return torch.where(dense == -torch.inf, 1.0, torch.exp(kept - dense)).clamp_max_(1.0)
 
 
 def cra(recall: Tensor) -> Tensor:

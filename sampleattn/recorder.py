@@ -20,6 +20,7 @@ from sampleattn import backends, predictions
 from sampleattn.analysis import analyse
 from sampleattn.config import SampleAttentionConfig
 from sampleattn.hf import LayerCall, decoder_of, use_sample_attention
+from sampleattn.memory import NotEnoughMemory
 from sampleattn.summary import summarise
 from sampleattn.trace import Trace
 from sampleattn.trace_writer import TraceWriter
@@ -93,10 +94,12 @@ def record(
             recording = _Recording(model, tokenizer, named, writer, ids, decoder)
             recording.progress, recording.cancel, recording.pins = progress, cancel, frozenset(pins)
             recording.run(continuation)
-    except torch.OutOfMemoryError:
+    except torch.OutOfMemoryError as error:
+        known = f" ({error})" if isinstance(error, NotEnoughMemory) else ""
         raise RecordingError(
-            f"The device ran out of memory at {len(ids):,} tokens; cut the prompt (max_tokens, --cut) or take a larger device."
-        ) from None
+            f"The device ran out of memory at {len(ids):,} tokens{known}; "
+            "cut the prompt (max_tokens, --cut) or take a larger device."
+        ) from error
     finally:
         model.train(was_training)
     trace = Trace.load(folder)

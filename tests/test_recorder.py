@@ -338,4 +338,4 @@ def test_too_little_memory_is_explained(model, tokenizer, monkeypatch):
 
     monkeypatch.setattr("sampleattn.analysis.sample_attention", no_memory)
     with pytest.raises(RecordingError, match=r"ran out of memory at \d+ tokens \(.*about 400 tokens would fit\); cut the prompt"):
-        record(model, tokenizer, TEXT, CONFIG)
+        record(model, tokenizer, TEXT, CONFIG, max_tokens=TOKENS)
