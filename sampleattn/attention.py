@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sampleattn import backends, compiled
+from sampleattn import backends, compiled, memory
 from sampleattn.block_mask import Grid, key_range
 from sampleattn.config import SampleAttentionConfig
 from sampleattn.dense import dense_attention
@@ -36,7 +36,8 @@ def sample_attention(
     on_stage: called with "sampling", "filtering" and "sparse_attention" as each is done (queued, on a GPU), for timing.
     Returns out [B, Hq, Nq, Dv] in q's dtype (0 in padding), and the Selection if asked for. In torch.compile it is one operator
     of the graph; with return_selection it breaks the graph.
-    Raises TypeError or ValueError for inputs that don't fit and RuntimeError for a backend that can't run, before any work.
+    Raises TypeError or ValueError for inputs that don't fit and RuntimeError for a backend that can't run, before any work;
+    memory.NotEnoughMemory (a MemoryError) if the GPU's memory runs out.
     """
     config = config or DEFAULTS
     if torch.compiler.is_compiling():
@@ -44,11 +45,27 @@ def sample_attention(
             return _outside_the_graph(q, k, v, config, scale, padding, True, on_stage)
         return compiled.attention(q, k, v, config, scale, padding)
     check_inputs(q, k, v, padding, scale)
+    try:
+        out, selection = _method(q, k, v, config, scale, padding, return_selection, on_stage)
+    except torch.OutOfMemoryError as error:
+
+        def need(nq, nk):
+            return memory.estimated_bytes(*q.shape[:2], nq, nk, config, v.shape[3], q.element_size())
+
+        raise memory.explain(error, q.device, q.shape[2], k.shape[2], need) from error
+    return (out, selection) if return_selection else out
+
+
+_outside_the_graph = torch.compiler.disable(sample_attention)
+
+
+def _method(q, k, v, config, scale, padding, wanted, on_stage) -> tuple[Tensor, Selection | None]:
+    """The output and the selection; of a dense layer the selection only where it is `wanted`."""
     real = None if padding is None else key_range(padding)
     if reason := dense_reason(config, q, k.shape[2]):
         out = dense_attention(q, k, v, scale, real)
-        if not return_selection:
-            return out
+        if not wanted:
+            return out, None
         grid = Grid(q.shape[2], k.shape[2], config.block_size, q.device, real)
         return out, everything(q.shape[0], q.shape[1], grid, reason)
 
@@ -61,7 +78,4 @@ def sample_attention(
     on_stage("filtering")
     out, _ = ops.block_sparse_attention(q, k, v, selection.block_mask, scale, real, config.block_size)
     on_stage("sparse_attention")
-    return (out, selection) if return_selection else out
-
-
-_outside_the_graph = torch.compiler.disable(sample_attention)
+    return out, selection
