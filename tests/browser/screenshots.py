@@ -11,25 +11,31 @@ from driver import MAP, ROOT, app, browser, settle  # noqa: E402
 from PIL import Image  # noqa: E402
 
 PAGES = ("overview", "text", "heads", "map", "recall", "speed", "output")
+ZOOMED = {
+    "map_missed": "map?missed=on&view=12600.11200.2048",
+    "map_tokens": "map?view=11988.11976.32&at=12000.11990",
+}
 SHOTS = (
     *((page, "light", (1280, 800)) for page in PAGES),
     *((page, "dark", (1280, 800)) for page in ("overview", "heads", "map")),
+    ("map_missed", "light", (1280, 800)),
+    ("map_tokens", "dark", (1280, 800)),
     *((page, scheme, (2560, 1440)) for page in ("overview", "map") for scheme in ("light", "dark")),
 )
 
 
-def take(folder: Path, demo: Path | None) -> None:
+def take(folder: Path, demo: Path | None, shots=SHOTS) -> None:
     """Write every shot as a PNG of few colours, so that it stays small."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as elsewhere, app(Path(elsewhere), demo) as url, browser() as chromium:
-        for page_name, scheme, (width, height) in SHOTS:
+        for page_name, scheme, (width, height) in shots:
             context = chromium.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
             page = context.new_page()
-            page.goto(f"{url}/{'' if page_name == 'overview' else page_name}")
+            page.goto(f"{url}/{'' if page_name == 'overview' else ZOOMED.get(page_name, page_name)}")
             if page_name in ("overview", "map"):
                 page.locator(MAP).wait_for()
                 box = page.locator(".stage").bounding_box()
-                page.mouse.move(box["x"] + 56 + 0.22 * box["width"], box["y"] + 0.62 * box["height"])
+                page.mouse.move(box["x"] + 0.4 * box["width"], box["y"] + 0.62 * box["height"])
             settle(page)
             page.wait_for_timeout(600)
             picture = (
