@@ -15,7 +15,7 @@ from .primitives import INTERPRETED, on_device, real_keys
 
 ROUNDS = 20
 CELLS = 8192  # rows x pieces that a program holds at a time
-LARGEST = 16384  # key blocks
+LARGEST = 8192  # key blocks: a million tokens
 
 
 def selected_tiles(masses, rows, grid, config, segments):
@@ -35,16 +35,18 @@ def selected_tiles(masses, rows, grid, config, segments):
     board = 3 * (2 * pieces + 2) + 1 if splits > 1 else 0
     work = torch.zeros(groups, board + count, dtype=torch.int32, device=device)
     block_mask = torch.empty(batch, heads, grid.query_blocks, key_blocks, dtype=torch.bool, device=device)
+    flags = torch.empty(groups, 2 * pieces, dtype=torch.uint8, device=device)
     columns = torch.empty(batch, heads, segments, key_blocks, dtype=torch.bool, device=device)
     slashes = torch.empty(batch, heads, segments, grid.slashes, dtype=torch.bool, device=device)
     window = grid.window_blocks(config.window_ratio) if config.selection == "window" else 0
     with on_device(masses):
-        _select[(splits, groups)](
-            masses.contiguous(), rows, grid.key_range, work, columns.view(torch.uint8), slashes.view(torch.uint8), rows.stride(0) if rows.shape[0] == batch else 0, rows.stride(1), heads, segments, count,
-            grid.nq, grid.nk, grid.query_blocks, key_blocks, grid.slashes, grid.shift, board,
-            config.sink_blocks, max(config.local_blocks, window) + grid.crossed, config.last_blocks,
-            config.cra, 1 - config.cra, float(config.sampling_margin), config.rows_at_target, float(config.density or 0),
-            config.alpha_columns or config.cra, config.alpha_slashes or config.cra, 1 << (29 - (count - 1).bit_length()),
+        _select[(groups, splits)](
+            masses.contiguous(), rows, grid.key_range, work, flags, columns.view(torch.uint8), slashes.view(torch.uint8),
+            *rows.expand(batch, -1).stride(), heads, segments, count, grid.nq, grid.nk, grid.query_blocks, key_blocks,
+            grid.slashes, grid.shift, board, config.sink_blocks, max(config.local_blocks, window) + grid.crossed,
+            config.last_blocks, config.cra, 1 - config.cra, float(config.sampling_margin), config.rows_at_target,
+            float(config.density or 0), config.alpha_columns or config.cra, config.alpha_slashes or config.cra,
+            1 << (29 - (count - 1).bit_length()),
             KIND="budget" if config.density else config.selection, HAS_RANGE=grid.key_range is not None, BLOCK=grid.block,
             PIECES=pieces, ROWS=held, SHARED=splits > 1, ROUNDS=ROUNDS,
             num_warps=min(max(held * pieces // 512, 4), 16), enable_fp_fusion=False, launch_cooperative_grid=splits > 1,
@@ -68,12 +70,12 @@ def _check(masses, rows, grid, segments):
         raise ValueError(f"rows must be [{masses.shape[0]} or 1, {masses.shape[2]}] and not empty, found {list(rows.shape)}")
     if rows.shape[1] % segments:
         raise ValueError(f"{rows.shape[1]} rows can't be shared out evenly among {segments} segments")
-    if not masses.device == rows.device == grid.device:
-        raise ValueError(f"masses, rows and grid must be on one device, found {masses.device}, {rows.device}, {grid.device}")
+    if masses.device != rows.device:
+        raise ValueError(f"masses and rows must be on one device, found {masses.device} and {rows.device}")
     if not (masses.is_cuda or INTERPRETED):
         raise ValueError(f"a Triton kernel needs CUDA tensors, found {masses.device}; backend='torch' runs there")
     if grid.key_blocks > LARGEST:
-        raise ValueError(f"the kernel selects among up to {LARGEST} key blocks, found {grid.key_blocks}; backend='torch' has no limit")
+        raise ValueError(f"the kernel takes up to {LARGEST} key blocks, found {grid.key_blocks}; backend='torch' has no limit")
 
 
 @functools.cache
@@ -83,9 +85,9 @@ def _processors(device):
 
 
 @triton.jit
-def _missing(row_ptrs, at, seen, kept, other_ptr, other_at, one, ALL: tl.constexpr):
-    """Masses at place `at` of the rows, in units of 1 / one; 0 where `kept` or the other direction's flag says that it is kept."""
-    mass = (tl.load(row_ptrs + at, mask=seen, other=0.0) * one + 0.5).to(tl.int32)
+def _missing(masses_ptr, at, seen, kept, other_ptr, other_at, one, ALL: tl.constexpr):
+    """Masses [ROWS, PIECES] in units of 1 / one; 0 where `kept` or the other direction's flag says that the tile is kept."""
+    mass = (tl.load(masses_ptr + at, mask=seen, other=0.0) * one + 0.5).to(tl.int32)
     if not ALL:
         other = tl.load(other_ptr + other_at, mask=seen, other=1)
         mass = tl.where((kept[None, :] | other.to(tl.int32)) != 0, 0, mass)
@@ -94,12 +96,12 @@ def _missing(row_ptrs, at, seen, kept, other_ptr, other_at, one, ALL: tl.constex
 
 @triton.jit
 def _worth(
-    masses_ptr, rows_ptr, sr_r, done_ptr, columns_ptr, slashes_ptr, columns, slashes, target, one, count, key_blocks, shift,
+    masses_ptr, rows_ptr, sr_r, done_ptr, flags_ptr, columns, slashes, target, one, count, key_blocks, shift,
     KIND: tl.constexpr, BLOCK: tl.constexpr, PIECES: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """What each column and each slash [PIECES] would bring to this program's rows, how much the rows lack, and how many lack any."""
-    split, splits = tl.program_id(0), tl.num_programs(0)
-    p = tl.arange(0, PIECES)
+    """What each column and each slash [PIECES] would bring to the program's rows, how much these lack, and how many lack any."""
+    split, splits = tl.program_id(1), tl.num_programs(1)
+    p = tl.arange(0, PIECES)[None, :]
     ALL: tl.constexpr = KIND == "independent" or KIND == "window"
     to_columns, to_slashes = tl.zeros([PIECES], tl.int32), tl.zeros([PIECES], tl.int32)
     lacking, short = 0, 0
@@ -108,13 +110,12 @@ def _worth(
         done = tl.load(done_ptr + entries, mask=entries < count, other=1)
         if tl.min(done, 0) == 0:
             row = tl.load(rows_ptr + entries * sr_r, mask=done == 0, other=-1).to(tl.int32)
-            row_ptrs = masses_ptr + (entries * key_blocks)[:, None]
-            across = (row // BLOCK + shift)[:, None] - p[None, :]  # column p's slash in the row, and slash p's column
-            seen = (row >= 0)[:, None] & (across >= 0)
-            by_column = _missing(
-                row_ptrs, p[None, :], seen & (p < key_blocks)[None, :], columns, slashes_ptr, across, one, ALL
-            )  # fmt: skip
-            by_slash = _missing(row_ptrs, across, seen & (across < key_blocks), slashes, columns_ptr, across, one, ALL)
+            real, begin = (row >= 0)[:, None], (entries * key_blocks)[:, None]
+            turned = (row // BLOCK + shift - (PIECES - 1))[:, None]  # place of a slash + turned = its column, and the reverse
+            seen = real & (p < key_blocks) & (p - turned < PIECES)
+            by_column = _missing(masses_ptr, begin + p, seen, columns, flags_ptr + PIECES, p - turned, one, ALL)
+            seen = real & (p + turned >= 0) & (p + turned < key_blocks)
+            by_slash = _missing(masses_ptr, begin + turned + p, seen, slashes, flags_ptr, p + turned, one, ALL)
             if KIND == "joint":
                 need = tl.maximum(tl.sum(by_column, 1) - one + target, 0)
                 by_column, by_slash = tl.minimum(by_column, need[:, None]), tl.minimum(by_slash, need[:, None])
@@ -136,14 +137,14 @@ def _totals(to_columns, to_slashes, lacking, short, board_ptr, round, PIECES: tl
     tl.atomic_add(here + p, to_columns, mask=to_columns > 0, sem="relaxed")
     tl.atomic_add(here + PIECES + p, to_slashes, mask=to_slashes > 0, sem="relaxed")
     tl.atomic_add(here + 2 * PIECES + two, tl.where(two == 0, lacking, short), sem="relaxed")
-    if tl.program_id(0) == 0:
+    if tl.program_id(1) == 0:
         tl.store(after + p, tl.zeros([PIECES], tl.int32))
         tl.store(after + PIECES + p, tl.zeros([PIECES], tl.int32))
         tl.store(after + 2 * PIECES + two, tl.zeros([2], tl.int32))
     tl.debug_barrier()
     arrivals = board_ptr + 3 * SIZE
     tl.atomic_add(arrivals, 1, sem="release")
-    while tl.atomic_add(arrivals, 0, sem="acquire") < (round + 1) * tl.num_programs(0):
+    while tl.atomic_add(arrivals, 0, sem="acquire") < (round + 1) * tl.num_programs(1):
         pass
     tl.debug_barrier()
     to_columns = tl.load(here + p, cache_modifier=".cg")
@@ -169,9 +170,9 @@ def _worth_per_tile(worth, price):
 
 @triton.jit
 def _best_first(order, amount, more_order, more_amount, limit, most, BITS: tl.constexpr):
-    """Which of two lists' pieces are bought, highest order first (ties by index, the first list before the second), while those
-    before them amount to less than `limit`, and none that would make it more than `most`. No sort: the order at which the limit
-    is reached is searched bit by bit."""
+    """Which of two lists' pieces are bought, highest order first (ties: the first list, then the second from its end), while
+    those before them amount to less than `limit`, and none that would make it more than `most`. No sort: the order at which the
+    limit is reached is searched bit by bit."""
     reached = 0
     for bit in range(BITS):
         trial = reached | (1 << (BITS - 1 - bit))
@@ -181,7 +182,7 @@ def _best_first(order, amount, more_order, more_amount, limit, most, BITS: tl.co
     tied, more_tied = (order == reached) & (reached > 0), (more_order == reached) & (reached > 0)
     ties = tl.where(tied, amount, 0)
     until = above + tl.cumsum(ties, 0)
-    more_until = above + tl.sum(ties, 0) + tl.cumsum(tl.where(more_tied, more_amount, 0), 0)
+    more_until = above + tl.sum(ties, 0) + tl.cumsum(tl.where(more_tied, more_amount, 0), 0, reverse=True)
     bought = (order > reached) | (tied & (until - amount < limit) & (until <= most))
     more_bought = (more_order > reached) | (more_tied & (more_until - more_amount < limit) & (more_until <= most))
     return bought.to(tl.int32), more_bought.to(tl.int32)
@@ -195,27 +196,30 @@ def _share(total, share):
 
 @triton.jit(
     do_not_specialize=[
-        "sr_b", "heads", "segments", "count", "Nq", "Nk", "query_blocks", "key_blocks", "slash_count", "shift", "board", "sink", "local",
-        "last_blocks", "one",
+        "sr_b", "heads", "segments", "count", "Nq", "Nk", "query_blocks", "key_blocks", "slash_count", "shift", "board", "sink",
+        "local", "last_blocks", "one",
     ]
 )  # fmt: skip
 def _select(
-    masses_ptr, rows_ptr, range_ptr, work_ptr, columns_ptr, slashes_ptr, sr_b, sr_r, heads, segments, count,
+    masses_ptr, rows_ptr, range_ptr, work_ptr, flags_ptr, columns_ptr, slashes_ptr, sr_b, sr_r, heads, segments, count,
     Nq, Nk, query_blocks, key_blocks, slash_count, shift, board, sink, local, last_blocks,
     cra, rest, margin, rows_at_target, density, alpha_columns, alpha_slashes, one,
     KIND: tl.constexpr, HAS_RANGE: tl.constexpr, BLOCK: tl.constexpr, PIECES: tl.constexpr, ROWS: tl.constexpr,
     SHARED: tl.constexpr, ROUNDS: tl.constexpr,
 ):  # fmt: skip
-    """One program of a group (a segment of a head of a batch row)."""
-    split, group = tl.program_id(0), tl.program_id(1)
+    """One program of a group (a segment of a head of a batch row). Slashes stand in falling order, PIECES - 1 first, so that both
+    the columns' and the slashes' places rise along a row of masses."""
+    group, split = tl.program_id(0), tl.program_id(1)
     segment, head = group % segments, group // segments
     lo, hi = real_keys(range_ptr, head // heads, Nk, HAS_RANGE)
     p = tl.arange(0, PIECES)
+    s = PIECES - 1 - p
     rows_ptr += (head // heads).to(tl.int64) * sr_b + segment * count * sr_r
     masses_ptr += group.to(tl.int64) * count * key_blocks
     columns_ptr += group.to(tl.int64) * key_blocks
     slashes_ptr += group.to(tl.int64) * slash_count
     work_ptr += group.to(tl.int64) * (board + count)
+    flags_ptr += group.to(tl.int64) * 2 * PIECES
 
     # The real key blocks, this segment's query blocks, the real ones of them, and those that are not always kept.
     lowest, highest = lo // BLOCK, tl.where(hi > lo, (hi - 1) // BLOCK, -1)
@@ -225,7 +229,7 @@ def _select(
     last_open = tl.minimum(last, final - last_blocks)
 
     columns = ((p >= lowest) & (p < lowest + sink) & (p < key_blocks)).to(tl.int32)
-    slashes = ((p < local) & (p < slash_count)).to(tl.int32)
+    slashes = ((s < local) & (s < slash_count)).to(tl.int32)
     if KIND == "joint" or KIND == "budget":
         real = (p >= lowest) & (p <= highest)
         low = tl.maximum(first + shift - p, 0)  # the slashes of a column's tiles
@@ -246,20 +250,20 @@ def _select(
             enough = real_rows.to(tl.float32) * rows_at_target
         round, going = 0, True
         while going:
-            tl.store(columns_ptr + p, columns.to(tl.uint8), mask=p < key_blocks)  # every program of the group writes the same
-            tl.store(slashes_ptr + p, slashes.to(tl.uint8), mask=p < slash_count)
+            tl.store(flags_ptr + p, columns.to(tl.uint8))  # every program of the group writes the same
+            tl.store(flags_ptr + PIECES + p, slashes.to(tl.uint8))
             tl.debug_barrier()
             to_columns, to_slashes, lacking, short = _worth(
-                masses_ptr, rows_ptr, sr_r, work_ptr + board, columns_ptr, slashes_ptr, columns, slashes, target, one, count,
-                key_blocks, shift, KIND, BLOCK, PIECES, ROWS,
+                masses_ptr, rows_ptr, sr_r, work_ptr + board, flags_ptr, columns, slashes, target, one, count, key_blocks,
+                shift, KIND, BLOCK, PIECES, ROWS,
             )  # fmt: skip
             if SHARED:
                 to_columns, to_slashes, lacking, short = _totals(to_columns, to_slashes, lacking, short, work_ptr, round, PIECES)
-            clear = tl.cumsum(((p < slash_count) & (slashes == 0)).to(tl.int32), 0)
-            column_price = _between(clear, low, high, PIECES)
+            clear = tl.cumsum(((s < slash_count) & (slashes == 0)).to(tl.int32), 0)
+            column_price = _between(clear, PIECES - 1 - high, PIECES - 1 - low, PIECES)
             clear = tl.cumsum(((p < key_blocks) & (columns == 0)).to(tl.int32), 0)
-            from_column = tl.maximum(first + shift - p, lowest)
-            slash_price = _between(clear, from_column, tl.minimum(last_open + shift - p, highest), PIECES)
+            from_column = tl.maximum(first + shift - s, lowest)
+            slash_price = _between(clear, from_column, tl.minimum(last_open + shift - s, highest), PIECES)
             column_order = _worth_per_tile(to_columns, column_price)
             slash_order = _worth_per_tile(to_slashes, slash_price)
             if KIND == "joint":
@@ -280,8 +284,8 @@ def _select(
             going = (tl.max(more_columns | more_slashes, 0) > 0) & (round < ROUNDS)
     else:
         to_columns, to_slashes, lacking, short = _worth(
-            masses_ptr, rows_ptr, sr_r, work_ptr + board, columns_ptr, slashes_ptr, columns, slashes, one, one, count,
-            key_blocks, shift, KIND, BLOCK, PIECES, ROWS,
+            masses_ptr, rows_ptr, sr_r, work_ptr + board, flags_ptr, columns, slashes, one, one, count, key_blocks,
+            shift, KIND, BLOCK, PIECES, ROWS,
         )  # fmt: skip
         if SHARED:
             to_columns, to_slashes, lacking, short = _totals(to_columns, to_slashes, lacking, short, work_ptr, 0, PIECES)
@@ -290,14 +294,16 @@ def _select(
         columns |= _best_first(to_columns, to_columns, none, none, limit, 2**31 - 1, 30)[0]
         if KIND == "independent":
             limit = _share(tl.sum(to_slashes, 0), alpha_slashes)
-            slashes |= _best_first(to_slashes, to_slashes, none, none, limit, 2**31 - 1, 30)[0]
-    tl.store(columns_ptr + p, columns.to(tl.uint8), mask=p < key_blocks)
-    tl.store(slashes_ptr + p, slashes.to(tl.uint8), mask=p < slash_count)
+            slashes |= _best_first(none, none, to_slashes, to_slashes, limit, 2**31 - 1, 30)[1]
+    if split == 0:
+        tl.store(columns_ptr + p, columns.to(tl.uint8), mask=p < key_blocks)
+        tl.store(slashes_ptr + s, slashes.to(tl.uint8), mask=s < slash_count)
 
 
 @triton.jit(do_not_specialize=["heads", "segments", "Nq", "Nk", "query_blocks", "slash_count", "shift", "last_blocks"])
 def _tiles(
-    columns_ptr, slashes_ptr, range_ptr, mask_ptr, heads, segments, Nq, Nk, query_blocks, key_blocks, slash_count, shift, last_blocks,
+    columns_ptr, slashes_ptr, range_ptr, mask_ptr, heads, segments, Nq, Nk, query_blocks, key_blocks, slash_count, shift,
+    last_blocks,
     HAS_RANGE: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """The causal tiles of ROWS query blocks of one head in a kept column or slash, or in the last real query blocks."""

@@ -121,7 +121,7 @@ def _dotted(capability: tuple[int, int]) -> str:
 
 @cache
 def twins(name: str) -> SimpleNamespace:
-    """A resolved backend's rows_of_segments, sampled_tile_masses, selected_tiles, block_sparse_attention, row_logsumexp, map_window."""
+    """What a resolved backend runs, by the names of ARCHITECTURE.md (Twins)."""
     if name == "torch":
         from sampleattn.filtering import selected_tiles
         from sampleattn.maps import map_window

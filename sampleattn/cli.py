@@ -19,7 +19,7 @@ from sampleattn.config import BACKENDS, SAMPLINGS, SCOPES, SELECTIONS, SampleAtt
 MOST_PROMPT_BYTES = 256 << 20
 CHOICES = {"selection": SELECTIONS, "scope": SCOPES, "sampling": SAMPLINGS, "backend": BACKENDS}
 DTYPES = ("float32", "float16", "bfloat16")
-OPTIONAL = {"segments": int, "alpha_columns": float, "alpha_slashes": float}
+OPTIONAL = {"segments": int, "alpha_columns": float, "alpha_slashes": float, "density": float}
 
 
 def main(argv: list[str] | None = None) -> int:

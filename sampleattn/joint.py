@@ -12,9 +12,7 @@ from sampleattn.pieces import Samples, best_first, worth_per_tile
 ROUNDS = 20
 
 
-def joint(
-    samples: Samples, columns: Tensor, slashes: Tensor, grid: Grid, config: SampleAttentionConfig
-) -> tuple[Tensor, Tensor]:
+def joint(samples: Samples, columns: Tensor, slashes: Tensor, grid: Grid, config: SampleAttentionConfig) -> tuple[Tensor, Tensor]:
     """More columns [B, H, S, key blocks] and slashes [B, H, S, slashes], until `rows_at_target` of the sampled rows have enough,
     or until the budget of tiles is used, if the config has a `density`.
 

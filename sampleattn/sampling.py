@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import torch
 from torch import Tensor
 
@@ -22,22 +24,29 @@ def segment_count(grid: Grid, config: SampleAttentionConfig) -> int:
     return min(max(wanted, 1), grid.query_blocks)
 
 
-def sampled_rows(grid: Grid, config: SampleAttentionConfig) -> Tensor:
+def sampled_rows(grid: Grid, config: SampleAttentionConfig, ops: SimpleNamespace | None = None) -> Tensor:
     """int64 [B or 1, S * m]: m sampled query rows of each of the S segments in turn, ascending; -1 where a segment has none left.
 
     "tail" takes the last rows of each segment's last query block, at most a block of them; "spread" takes rows at equal
-    distances. Rows that are padding are -1.
+    distances. Rows that are padding are -1. ops: the twins to use (`backends.twins`); torch if None.
     """
     segments = segment_count(grid, config)
+    longest = min(-(-grid.query_blocks // segments) * grid.block, grid.nq)
+    count = min(max(-(-_wanted_rows(grid, config) // segments), 1), longest)
+    if config.sampling == "tail":
+        count = min(count, grid.block)
+    chosen = rows_of_segments if ops is None else ops.rows_of_segments
+    return chosen(grid, segments, count, config.sampling)
+
+
+def rows_of_segments(grid: Grid, segments: int, count: int, sampling: str) -> Tensor:
+    """`sampled_rows` with `count` rows of each segment; the twin of `kernels/rows_of_segments.py`."""
     first_block = torch.arange(segments + 1, device=grid.device) * grid.query_blocks
     edges = (-(-first_block // segments) * grid.block).clamp_max(grid.nq)
     begin, end = edges[:-1, None], edges[1:, None]
-    longest = min(-(-grid.query_blocks // segments) * grid.block, grid.nq)
-    count = min(max(-(-_wanted_rows(grid, config) // segments), 1), longest)
     step = torch.arange(count, device=grid.device)
-    if config.sampling == "tail":
-        count = min(count, grid.block)
-        rows = end - count + step[:count]
+    if sampling == "tail":
+        rows = end - count + step
         block_begin = (end - 1) // grid.block * grid.block
         rows = torch.where(rows >= torch.maximum(block_begin, begin), rows, -1)
     else:

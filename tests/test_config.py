@@ -40,6 +40,9 @@ def test_it_is_frozen():
         dict(segments=2.5),
         dict(sampling_margin=-1),
         dict(max_sampled_rows=0),
+        dict(density=0),
+        dict(density=1.5),
+        dict(density=0.5, selection="window"),
     ],
 )
 def test_a_value_out_of_range_is_refused_by_name(change):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from sampleattn import SampleAttentionConfig
 from sampleattn.block_mask import Grid, key_range
-from sampleattn.joint import _count_clear, _tiles_added
+from sampleattn.joint import _count_clear, tiles_added
 from sampleattn.sampling import sampled_rows, segment_count
 
 CPU = torch.device("cpu")
@@ -76,16 +76,17 @@ def test_causal_tiles_are_those_with_a_visible_cell(nq, more, block, data):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(1, 12), st.integers(0, 9), st.integers(1, 4), st.integers(0, 999))
-def test_the_price_of_a_piece_is_the_number_of_tiles_it_adds(query_blocks, more, segments, seed):
-    block = 4
+@given(st.integers(1, 12), st.integers(0, 9), st.integers(1, 4), st.integers(0, 3), st.integers(0, 999))
+def test_the_price_of_a_piece_is_the_number_of_tiles_it_adds(query_blocks, more, segments, last_blocks, seed):
+    block, config = 4, SampleAttentionConfig(last_blocks=last_blocks)
     grid = Grid(query_blocks * block, query_blocks * block + more, block, CPU)
     segments = min(segments, query_blocks)
     generator = torch.Generator().manual_seed(seed)
     columns = torch.rand(1, 1, segments, grid.key_blocks, generator=generator) < 0.3
     slashes = torch.rand(1, 1, segments, grid.slashes, generator=generator) < 0.3
-    before = grid.tiles(columns, slashes).sum()
-    column_price, slash_price = _tiles_added(columns, slashes, grid)
+    last = grid.last_rows(config)
+    before = (grid.tiles(columns, slashes) | last).sum()
+    column_price, slash_price = tiles_added(columns, slashes, grid, config)
     for pieces, price in ((columns, column_price), (slashes, slash_price)):
         for s in range(segments):
             for p in range(pieces.shape[-1]):
@@ -93,7 +94,7 @@ def test_the_price_of_a_piece_is_the_number_of_tiles_it_adds(query_blocks, more,
                     more_pieces = pieces.clone()
                     more_pieces[0, 0, s, p] = True
                     both = (more_pieces, slashes) if pieces is columns else (columns, more_pieces)
-                    assert grid.tiles(*both).sum() - before == price[0, 0, s, p]
+                    assert (grid.tiles(*both) | last).sum() - before == price[0, 0, s, p]
 
 
 def test_count_clear_of_an_empty_range_is_zero():
