@@ -1,5 +1,6 @@
 // The map of one head. The server sends the prompt, the head and exact tiles, each once; what is missing is asked for.
-const SETTLED = 60, MOST_ASKED = 48, MOST_HEADS = 4, PANEL = 400;
+// Milliseconds after the last change of the view, and of the crosshair alone; a step of it need not be one of the back button.
+const SETTLED = 60, SETTLED_CROSS = 500, MOST_ASKED = 48, MOST_HEADS = 4, PANEL = 400;
 
 class MapView {
   constructor(host, compact, palette) {
@@ -140,7 +141,7 @@ class MapView {
   }
   point(cross) {
     this.cross = cross;
-    if (this.pinned) this.later();
+    if (this.pinned) this.later(SETTLED_CROSS);
     this.drawCross();
     describe(this);
     this.ribbon?.mark();
@@ -158,13 +159,15 @@ class MapView {
   }
 
   // Telling the server: soon after the last change, the state for the address and the tiles that are missing.
-  later() {
+  later(after = SETTLED) {
+    if (this.timer && after > SETTLED) return;
     clearTimeout(this.timer);
-    this.timer = setTimeout(() => this.settle(), SETTLED);
+    this.timer = setTimeout(() => this.settle(), after);
   }
 
   // The last change is over: few tokens are shown whole.
   settle() {
+    this.timer = null;
     if (this.view.size <= FEW) this.view = fitted(rounded(this.view), this.length);
     this.changed();
     this.ribbon?.draw();

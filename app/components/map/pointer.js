@@ -1,4 +1,4 @@
-// The mouse: drag a box to zoom, with space (or the middle button) to pan, the wheel zooms, a click pins the crosshair.
+// The mouse: drag a box to zoom, with space or Shift (or the middle button) to pan, the wheel zooms, a click pins the crosshair.
 const STEADY = 4;
 
 class Pointer {
@@ -16,6 +16,7 @@ class Pointer {
     this.box = stage.appendChild(make("div", "box"));
     this.box.hidden = true;
     if (map.compact) return;
+    on("pointerenter", () => { if (document.activeElement === document.body) stage.focus({ preventScroll: true }); });
     on("wheel", (event) => this.wheel(event), { passive: false });
     on("dblclick", () => map.whole());
   }
@@ -43,7 +44,7 @@ class Pointer {
     this.map.stage.focus();
     if (!this.inside(at)) return;
     this.map.stage.setPointerCapture(event.pointerId);
-    this.start = { ...at, view: this.map.view, pan: this.space || event.button === 1 };
+    this.start = { ...at, view: this.map.view, pan: this.space || event.shiftKey || event.button === 1 };
   }
 
   move(event) {

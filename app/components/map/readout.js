@@ -7,7 +7,8 @@ function describe(map) {
   readout.replaceChildren();
   if (!found) {
     readout.append(make("div", "", map.compact ? "Point at a cell, or focus the map and use the arrow keys, to read its tokens and weight."
-      : "Point at a cell to read it; drag a box or turn the wheel to zoom; arrow keys move the crosshair, + and - zoom, Esc goes up."));
+      : "Point at a cell to read it; click to keep the crosshair there, or move it with the arrow keys (Shift: by a block)."));
+    if (!map.compact) readout.append(make("div", "", "Drag a box or turn the wheel to zoom; drag with Space or Shift to pan; + and - zoom, Esc goes up a level, a double click shows all."));
     return;
   }
   const { r, c, query, key, weight, missed } = found, above = key[0] > query[1];
