@@ -26,7 +26,7 @@ class Config(NamedTuple):
     registers: tuple[int, int]
 
 
-CONFIGS = {64: Config(64, 5, False, (80, 104)), 128: Config(128, 2, True, (168, 240))}  # by the larger padded head_dim
+CONFIGS = {64: Config(64, 5, False, (80, 104)), 128: Config(128, 3, True, (168, 240))}  # by the larger padded head_dim
 
 
 def block_sparse_attention_hopper(q, k, v, ids, spans, key_range, out, lse, scale):
@@ -107,7 +107,7 @@ def _produce(descs, lists, sizes, buffers, bars, STAGES: gl.constexpr, OVERLAP: 
     ids_ptr, spans_ptr, taken_ptr, range_ptr = lists
     all_heads, heads, group, Nq, Nk, query_blocks, key_blocks = sizes
     q_smem, k_smem, v_smem, work_smem = buffers
-    q_full, q_empty, full, empty, work_full, work_empty, turn_0, turn_1 = bars
+    q_full, q_empty, full, empty, work_full, work_empty = bars
     KEYS: gl.constexpr = k_desc.block_type.shape[2]
     LAG: gl.constexpr = 1 if OVERLAP else 0
     done, works, queries = 0, 0, 0
@@ -186,7 +186,7 @@ def _step(
 ):  # fmt: skip
     """Keys, softmax and values of a step, one after the other."""
     q_smem, k_smem, v_smem, work_smem = buffers
-    q_full, q_empty, full, empty, work_full, work_empty, turn_0, turn_1 = bars
+    q_full, q_empty, full, empty, work_full, work_empty = bars
     stage = done % STAGES
     mbarrier.wait(full.index(stage), done // STAGES & 1)
     scores = warpgroup_mma(q, k_smem.index(stage).permute((1, 0)), zero, use_acc=False, is_async=True)
@@ -200,20 +200,34 @@ def _step(
 
 
 @gluon.jit
+def _wait_for_turn(WHO: gl.constexpr):
+    """The two warpgroups multiply in turns. Hardware barriers 8 and 9, which Triton does not use, cost less than an mbarrier."""
+    asm: gl.constexpr = "bar.sync 8, 256; mov.b32 $0, $1;" if WHO == 0 else "bar.sync 9, 256; mov.b32 $0, $1;"
+    thread = gl.arange(0, 128, layout=gl.BlockedLayout([1], [32], [4], [0]))
+    gl.inline_asm_elementwise(asm, "=r,r", [thread], dtype=gl.int32, is_pure=False, pack=1)
+
+
+@gluon.jit
+def _give_turn(WHO: gl.constexpr):
+    asm: gl.constexpr = "bar.arrive 8, 256; mov.b32 $0, $1;" if WHO == 0 else "bar.arrive 9, 256; mov.b32 $0, $1;"
+    thread = gl.arange(0, 128, layout=gl.BlockedLayout([1], [32], [4], [0]))
+    gl.inline_asm_elementwise(asm, "=r,r", [thread], dtype=gl.int32, is_pure=False, pack=1)
+
+
+@gluon.jit
 def _overlapped_step(
-    q, weights, acc, top, total, start, positions, lo, hi, scale_log2, done, turn, buffers, bars, zero,
+    q, weights, acc, top, total, start, positions, lo, hi, scale_log2, done, buffers, bars, zero,
     MASKED: gl.constexpr, STAGES: gl.constexpr, WHO: gl.constexpr,
 ):  # fmt: skip
     """Keys of this step and values of the one before; meanwhile the softmax of this step, as soon as it can."""
     q_smem, k_smem, v_smem, work_smem = buffers
-    q_full, q_empty, full, empty, work_full, work_empty, turn_0, turn_1 = bars
+    q_full, q_empty, full, empty, work_full, work_empty = bars
     stage, coming = done % STAGES, done + 1
-    mine, other = (turn_0, turn_1) if WHO == 0 else (turn_1, turn_0)
-    mbarrier.wait(mine, (turn & 1) ^ WHO ^ 1)
+    _wait_for_turn(WHO)
     scores = warpgroup_mma(q, k_smem.index(stage).permute((1, 0)), zero, use_acc=False, is_async=True)
     p = weights.to(v_smem.dtype)
     acc = warpgroup_mma(p, v_smem.index(stage), acc, is_async=True)
-    mbarrier.arrive(other, count=1)
+    _give_turn(1 - WHO)
     scores = warpgroup_mma_wait(1, deps=[scores])
     new_weights, decay, top, total = _softmax(scores, top, total, start, positions, lo, hi, scale_log2, MASKED)
     # Waiting for the next stage here and not later keeps ptxas from moving the wait for the values above the softmax.
@@ -226,12 +240,10 @@ def _overlapped_step(
 
 @gluon.constexpr_function
 def _store_layout(width):
-    """[64, width] with 16 bytes of a row to a thread, and to a warp the 16 rows that it has from the tensor cores."""
-    if width == 128:
-        registers, lanes = [[2, 0], [4, 0], [8, 0]], [[0, 8], [0, 16], [0, 32], [0, 64], [1, 0]]
-    else:
-        registers, lanes = [[4, 0], [8, 0]], [[0, 8], [0, 16], [0, 32], [1, 0], [2, 0]]
-    return gl.DistributedLinearLayout([[0, 1], [0, 2], [0, 4], *registers], lanes, [[16, 0], [32, 0]], [], [64, width])
+    """[64, width] with 8 bytes of a row to a thread; pairs of threads that share a row exchange what they have, by shuffles."""
+    rest = [[0, 1 << bit] for bit in range(4, width.bit_length() - 1)]
+    lanes = [[0, 4], [0, 8], [1, 0], [2, 0], [4, 0]]
+    return gl.DistributedLinearLayout([[0, 1], [0, 2], *rest, [8, 0]], lanes, [[16, 0], [32, 0]], [], [64, width])
 
 
 @gluon.jit
@@ -244,7 +256,7 @@ def _consume(
     ids_ptr, spans_ptr, taken_ptr, range_ptr = lists
     all_heads, heads, group, Nq, Nk, query_blocks, key_blocks = sizes
     q_smem, k_smem, v_smem, work_smem = buffers
-    q_full, q_empty, full, empty, work_full, work_empty, turn_0, turn_1 = bars
+    q_full, q_empty, full, empty, work_full, work_empty = bars
     KEYS: gl.constexpr = k_smem.shape[1]
     BLOCK_DV: gl.constexpr = v_smem.shape[2]
     dtype: gl.constexpr = v_smem.dtype
@@ -254,8 +266,10 @@ def _consume(
     out_rows: gl.constexpr = gl.SliceLayout(1, out_layout)
     store_layout: gl.constexpr = _store_layout(BLOCK_DV)
     zero = gl.zeros([HALF, KEYS], gl.float32, score_layout)
-    done, queries, works, turn = 0, 0, 0, 0
+    done, queries, works = 0, 0, 0
 
+    if OVERLAP and WHO == 1:
+        _give_turn(0)
     index, count, masked, start = _hear(work_smem, work_full, work_empty, works)
     while index >= 0:
         block, row = _work(index, all_heads, query_blocks)
@@ -288,15 +302,14 @@ def _consume(
                 for step in range(1, masked_steps):
                     start = _masked_start(spans_ptr, list_ptr, place, step, KEYS)
                     weights, acc, top, total = _overlapped_step(
-                        q, weights, acc, top, total, start, positions, lo, hi, scale_log2, done + step, turn + step, buffers,
-                        bars, zero, True, STAGES, WHO,
+                        q, weights, acc, top, total, start, positions, lo, hi, scale_log2, done + step, buffers, bars, zero,
+                        True, STAGES, WHO,
                     )  # fmt: skip
                 for step in range(gl.maximum(masked_steps, 1), steps):
                     weights, acc, top, total = _overlapped_step(
-                        q, weights, acc, top, total, 0, positions, lo, hi, scale_log2, done + step, turn + step, buffers,
-                        bars, zero, False, STAGES, WHO,
+                        q, weights, acc, top, total, 0, positions, lo, hi, scale_log2, done + step, buffers, bars, zero,
+                        False, STAGES, WHO,
                     )  # fmt: skip
-                turn += steps - 1
                 done += steps
                 stage = done % STAGES
                 acc = warpgroup_mma(weights.to(dtype), v_smem.index(stage), acc, is_async=True)
@@ -325,12 +338,11 @@ def _consume(
         acc = gl.where(gl.convert_layout(alive, out_rows)[:, None], acc * factor[:, None], 0.0)
         rows = first + gl.arange(0, HALF, layout=gl.SliceLayout(1, store_layout))
         dims = gl.arange(0, BLOCK_DV, layout=gl.SliceLayout(0, store_layout))
-        out_ptrs = out_ptr + batch * so_b + head * so_h + rows.to(gl.int64)[:, None] * so_n + dims[None, :] * so_d
-        acc = gl.convert_layout(acc.to(dtype), store_layout)
         inside = (rows < Nq)[:, None]
         if DV != BLOCK_DV:
             inside = inside & (dims < DV)[None, :]
-        gl.store(out_ptrs, acc, mask=inside)
+        out_ptrs = out_ptr + batch * so_b + head * so_h + rows.to(gl.int64)[:, None] * so_n + dims[None, :] * so_d
+        gl.store(out_ptrs, gl.convert_layout(acc.to(dtype), store_layout), mask=inside)
         works += 1
         index, count, masked, start = _hear(work_smem, work_full, work_empty, works)
 
@@ -354,10 +366,6 @@ def _forward(
     ring: gl.constexpr = mbarrier.MBarrierLayout()
     full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], ring)
     empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], ring)
-    turn_0 = gl.allocate_shared_memory(gl.int64, [1], ring)  # apart, so that no thread waits between telling and hearing
-    turn_1 = gl.allocate_shared_memory(gl.int64, [1], ring)
-    mbarrier.init(turn_0, count=1)
-    mbarrier.init(turn_1, count=1)
     single = gl.allocate_shared_memory(gl.int64, [4, 1], ring)
     for i in gl.static_range(STAGES):
         mbarrier.init(full.index(i), count=1)
@@ -369,7 +377,7 @@ def _forward(
     lists = (ids_ptr, spans_ptr, taken_ptr, range_ptr)
     sizes = (all_heads, heads, group, Nq, Nk, query_blocks, key_blocks)
     buffers = (q_smem, k_smem, v_smem, work_smem)
-    bars = (q_full, q_empty, full, empty, work_full, work_empty, turn_0, turn_1)
+    bars = (q_full, q_empty, full, empty, work_full, work_empty)
     out = (out_ptr, lse_ptr, so_b, so_h, so_n, so_d)
     gl.warp_specialize(
         [
