@@ -34,7 +34,7 @@ def block_sparse_attention(q, k, v, block_mask, scale=None, key_range=None, bloc
     ids, spans = block_index_lists(block_mask, queries, keys, key_range, block_size)
     out = torch.empty(batch, heads, queries, value_dim, dtype=q.dtype, device=q.device)
     lse = torch.empty(batch, heads, queries, dtype=torch.float32, device=q.device)
-    if block_size == 128 and hopper.fits(q, k, v):
+    if block_size == 128 and hopper.fits(q, k, v, largest=256):
         block_sparse_attention_hopper(q, k, v, ids, spans, key_range, out, lse, scale)
         return out, lse
     step, warps, stages = CONFIGS[max(padded(head_dim), padded(value_dim))]

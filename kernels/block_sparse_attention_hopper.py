@@ -26,7 +26,11 @@ class Config(NamedTuple):
     registers: tuple[int, int]
 
 
-CONFIGS = {64: Config(64, 5, False, (80, 104)), 128: Config(128, 3, True, (168, 240))}  # by the larger padded head_dim
+CONFIGS = {  # by the larger padded head_dim
+    64: Config(64, 5, False, (80, 104)),
+    128: Config(128, 3, True, (168, 240)),
+    256: Config(64, 2, True, (168, 240)),
+}
 
 
 def block_sparse_attention_hopper(q, k, v, ids, spans, key_range, out, lse, scale):

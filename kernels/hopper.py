@@ -8,13 +8,11 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from .primitives import INTERPRETED, padded
 
-LARGEST_HEAD_DIM = 128
 
-
-def fits(*tensors):
-    """Whether the tensors [B, H, N, D] lie on a Hopper GPU in a way that TMA can read: rows contiguous, 16-byte steps."""
+def fits(*tensors, largest=128):
+    """Whether the tensors [B, H, N, D up to `largest`] lie on a Hopper GPU as TMA can read them: rows contiguous, 16-byte steps."""
     return not INTERPRETED and all(
-        x.shape[3] <= LARGEST_HEAD_DIM
+        x.shape[3] <= largest
         and x.stride(3) == 1
         and x.data_ptr() % 16 == 0
         and all(step * x.element_size() % 16 == 0 and step > 0 for step in x.stride()[:3])
