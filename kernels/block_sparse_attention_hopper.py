@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
-from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma, warpgroup_mma, warpgroup_mma_wait
+from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma, warpgroup_mma, warpgroup_mma_wait
 
 from .hopper import descriptor, multiprocessors
 from .primitives import LOG2_E, on_device, padded
@@ -184,9 +184,24 @@ def _softmax(scores, top, total, start, positions, lo, hi, scale_log2, MASKED: g
 
 
 @gluon.jit
+def _clear_padding(values, start, lo, hi):
+    """Set the values of padding to 0 in a stage: their weights are 0, and 0 times what they may hold must not be NaN."""
+    KEYS: gl.constexpr = values.shape[0]
+    layout: gl.constexpr = gl.BlockedLayout([1, 8], [4, 8], [4, 1], [1, 0])
+    if (start < lo) | (start + KEYS > hi):
+        for part in gl.static_range(KEYS // 32):
+            piece = values.slice(part * 32, 32)
+            tokens = start + part * 32 + gl.arange(0, 32, layout=gl.SliceLayout(1, layout))
+            inside = (tokens >= lo) & (tokens < hi)
+            loaded = piece.load(layout)
+            piece.store(gl.where(inside[:, None], loaded, gl.zeros_like(loaded)))
+        fence_async_shared()
+
+
+@gluon.jit
 def _step(
     q, acc, top, total, start, positions, lo, hi, scale_log2, done, buffers, bars, zero,
-    MASKED: gl.constexpr, STAGES: gl.constexpr,
+    MASKED: gl.constexpr, HAS_RANGE: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
     """Keys, softmax and values of a step, one after the other."""
     q_smem, k_smem, v_smem, work_smem = buffers
@@ -198,6 +213,8 @@ def _step(
     weights, decay, top, total = _softmax(scores, top, total, start, positions, lo, hi, scale_log2, MASKED)
     acc = acc * gl.convert_layout(decay, gl.SliceLayout(1, acc.type.layout))[:, None]
     p = gl.convert_layout(weights, gl.DotOperandLayout(0, acc.type.layout, 2)).to(v_smem.dtype)
+    if MASKED and HAS_RANGE:
+        _clear_padding(v_smem.index(stage), start, lo, hi)
     acc = warpgroup_mma_wait(0, deps=[warpgroup_mma(p, v_smem.index(stage), acc, is_async=True)])
     mbarrier.arrive(empty.index(stage), count=1)
     return acc, top, total
@@ -220,13 +237,15 @@ def _give_turn(WHO: gl.constexpr):
 
 @gluon.jit
 def _overlapped_step(
-    q, weights, acc, top, total, start, positions, lo, hi, scale_log2, done, buffers, bars, zero,
-    MASKED: gl.constexpr, STAGES: gl.constexpr, WHO: gl.constexpr,
+    q, weights, acc, top, total, start, before, positions, lo, hi, scale_log2, done, buffers, bars, zero,
+    MASKED: gl.constexpr, HAS_RANGE: gl.constexpr, STAGES: gl.constexpr, WHO: gl.constexpr,
 ):  # fmt: skip
     """Keys of this step and values of the one before; meanwhile the softmax of this step, as soon as it can."""
     q_smem, k_smem, v_smem, work_smem = buffers
     q_full, q_empty, full, empty, work_full, work_empty = bars
     stage, coming = done % STAGES, done + 1
+    if MASKED and HAS_RANGE:
+        _clear_padding(v_smem.index(stage), before, lo, hi)
     _wait_for_turn(WHO)
     scores = warpgroup_mma(q, k_smem.index(stage).permute((1, 0)), zero, use_acc=False, is_async=True)
     p = weights.to(v_smem.dtype)
@@ -303,19 +322,26 @@ def _consume(
                 weights, decay, top, total = _softmax(scores, top, total, start, positions, lo, hi, scale_log2, True)
                 weights = gl.convert_layout(weights, gl.DotOperandLayout(0, out_layout, 2))
                 mbarrier.wait(full.index((done + 1) % STAGES), (done + 1) // STAGES & 1)
-                for step in range(1, masked_steps):
+                unmasked = gl.maximum(masked_steps, 1)
+                if HAS_RANGE:  # the values of the last step with a mask are used in the step after it
+                    unmasked = gl.minimum(unmasked + 1, steps)
+                for step in range(1, unmasked):
+                    before = start
                     start = _masked_start(spans_ptr, list_ptr, place, step, KEYS)
                     weights, acc, top, total = _overlapped_step(
-                        q, weights, acc, top, total, start, positions, lo, hi, scale_log2, done + step, buffers, bars, zero,
-                        True, STAGES, WHO,
+                        q, weights, acc, top, total, start, before, positions, lo, hi, scale_log2, done + step, buffers, bars,
+                        zero, True, HAS_RANGE, STAGES, WHO,
                     )  # fmt: skip
-                for step in range(gl.maximum(masked_steps, 1), steps):
+                for step in range(unmasked, steps):
                     weights, acc, top, total = _overlapped_step(
-                        q, weights, acc, top, total, 0, positions, lo, hi, scale_log2, done + step, buffers, bars, zero,
-                        False, STAGES, WHO,
+                        q, weights, acc, top, total, 0, 0, positions, lo, hi, scale_log2, done + step, buffers, bars,
+                        zero, False, HAS_RANGE, STAGES, WHO,
                     )  # fmt: skip
                 done += steps
                 stage = done % STAGES
+                if HAS_RANGE:
+                    if unmasked == steps:
+                        _clear_padding(v_smem.index(stage), start, lo, hi)
                 acc = warpgroup_mma(weights.to(dtype), v_smem.index(stage), acc, is_async=True)
                 acc = warpgroup_mma_wait(0, deps=[acc])
                 mbarrier.arrive(empty.index(stage), count=1)
@@ -325,11 +351,13 @@ def _consume(
                     if step > 0:
                         start = _masked_start(spans_ptr, list_ptr, place, step, KEYS)
                     acc, top, total = _step(
-                        q, acc, top, total, start, positions, lo, hi, scale_log2, done + step, buffers, bars, zero, True, STAGES
+                        q, acc, top, total, start, positions, lo, hi, scale_log2, done + step, buffers, bars, zero,
+                        True, HAS_RANGE, STAGES,
                     )  # fmt: skip
                 for step in range(masked_steps, steps):
                     acc, top, total = _step(
-                        q, acc, top, total, 0, positions, lo, hi, scale_log2, done + step, buffers, bars, zero, False, STAGES
+                        q, acc, top, total, 0, positions, lo, hi, scale_log2, done + step, buffers, bars, zero,
+                        False, HAS_RANGE, STAGES,
                     )  # fmt: skip
                 done += steps
             mbarrier.arrive(q_empty, count=1)

@@ -10,7 +10,7 @@ from .primitives import INTERPRETED, padded
 
 
 def fits(*tensors, largest=128):
-    """Whether the tensors [B, H, N, D up to `largest`] lie on a Hopper GPU as TMA can read them: rows contiguous, 16-byte steps."""
+    """Whether the tensors [B, H, N, D <= largest] lie on a Hopper GPU as TMA can read them: rows contiguous, 16-byte steps."""
     return not INTERPRETED and all(
         x.shape[3] <= largest
         and x.stride(3) == 1
