@@ -16,9 +16,10 @@ from dense import pooled
 from sampleattn import backends, reference
 
 pytest.importorskip("triton", reason="Triton is not installed")
-from sampleattn.kernels import hopper  # noqa: E402
 from sampleattn.kernels.block_index_lists import block_index_lists  # noqa: E402
 from sampleattn.kernels.primitives import INTERPRETED  # noqa: E402
+
+from sampleattn.kernels import hopper  # noqa: E402
 
 BLOCK = 128
 EPSILON = torch.finfo(torch.float32).eps
@@ -148,7 +149,8 @@ def test_a_longer_length(device, dtype, poison):
 def test_the_kernels_of_other_gpus(device, dtype, poison, monkeypatch, head_dim):
     """What runs where Hopper's copy engine can't."""
     monkeypatch.setattr(hopper, "fits", lambda *tensors, **limits: False)
-    compare(*inputs(device, dtype, nq=700, nk=777, heads=4, kv_heads=2, head_dim=head_dim, padding=[(0, 777), (130, 777), (0, 600)]))
+    padding = [(0, 777), (130, 777), (0, 600)]
+    compare(*inputs(device, dtype, nq=700, nk=777, heads=4, kv_heads=2, head_dim=head_dim, padding=padding))
 
 
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
