@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 import streamlit as st
 
 from app.figures.chart import Chart
+from sampleattn.trace import Trace
 
 
 def npz(values: dict[str, np.ndarray], footer: str) -> bytes:
@@ -60,7 +62,10 @@ def config_json(trace) -> bytes:
 
 def whole_trace(path: Path) -> bytes:
     """The trace as one zip."""
-    return path.read_bytes()
+    if path.is_file():
+        return path.read_bytes()
+    with tempfile.TemporaryDirectory() as folder:
+        return Trace.load(path).save(Path(folder) / "trace.zip").read_bytes()
 
 
 def menu(name: str, chart: Callable[[], Chart], opened, key: str) -> None:

@@ -65,7 +65,7 @@ def message(trace, layer: int, head: int, asked: dict | None, state: dict, compa
         header["prompt"] = {"id": prompt_id, "length": trace.length}
         planes |= _text(trace)
     if head_id not in (holds.get("heads") or ()):
-        part, more = _head(trace, layer, head)
+        part, more = _head(trace, layer, head, compact)
         header["head"] = {"id": head_id} | part
         planes |= more
     places = _places(asked.get("tiles"), trace, layer, head) if asked.get("head") == head_id else []
@@ -93,7 +93,7 @@ def coarsest_level(trace) -> int:
     return min(COARSEST, max(0, int(np.ceil(np.log2(trace.length / min(OVERVIEW, trace.length)))) - 1))
 
 
-def _head(trace, layer, head):
+def _head(trace, layer, head, compact):
     block, length = trace.config.block_size, trace.length
     weights, mask, recall = trace.overview(layer, head), trace.block_mask(layer, head), trace.recall(layer, head)
     low, high = head_map.colour_range(weights)
@@ -128,13 +128,11 @@ def _head(trace, layer, head):
         "slashes": [{"slash": slash, "mass": float(slash_mass[slash])} for slash in slashes],
     }
     planes = {
-        "weights": weights,
+        "weights": weights.astype(np.float16),
         "missed": np.packbits(trace.overview_missed(layer, head) > 0, bitorder="little"),
         "mask": np.packbits(mask, bitorder="little"),
-        "recall": recall,
-        "column_mass": column_mass,
     }
-    return part, planes
+    return part, planes if compact else planes | {"recall": recall, "column_mass": column_mass}
 
 
 def _places(asked, trace, layer, head) -> list[list[int]]:

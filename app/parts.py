@@ -52,6 +52,7 @@ def drawable(trace, layer: int) -> bool:
     return False
 
 
+@st.fragment
 def show_map(opened, layer: int, head: int, below: int) -> None:
     """Paint the head's whole map; `below` is the height of the rest of the page, in pixels."""
     state = map_feed.checked_state(None)

@@ -81,7 +81,7 @@ def telling_head(trace) -> tuple[int, int]:
         return 0, 0
     always = trace.config.sink_blocks, trace.config.local_blocks
     chosen = {
-        (layer, head): (len(trace.columns(layer, head)) > always[0]) + (len(trace.slashes(layer, head)) > always[1])
+        (layer, head): int(trace.columns_kept[layer, head] > always[0]) + int(trace.slashes_kept[layer, head] > always[1])
         for layer in trace.recorded_layers
         for head in range(trace.heads)
     }

@@ -1,7 +1,7 @@
 """What one browser tab has open. The only module with st.cache_* and st.session_state.
 
-Opened traces are files in a folder of this process, named by the hash of their content. A Trace is read only, so sessions may
-share one; nothing else is shared between them.
+Opened traces are files in a folder of this process, named by the hash of their content, or folders that stay where they lie.
+A Trace is read only, so sessions may share one; nothing else is shared between them.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ def _folder() -> Path:
 
 @st.cache_resource(max_entries=KEPT_TRACES, show_spinner=False)
 def _load(path: str, stamp: tuple) -> tuple[Trace, tuple[int, int]]:
-    trace = _unpacked(Trace.load(path), f"{path}{stamp}")
+    trace = Trace.load(path)
+    if Path(path).is_file():
+        trace = _unpacked(trace, f"{path}{stamp}")
     return trace, telling_head(trace)
 
 
@@ -90,9 +92,12 @@ def _from_link() -> Opened | None:
     key = st.query_params.get("trace")
     if not key:
         return None
-    path = _folder() / f"{key}.zip"
-    if len(key) == 32 and all(sign in "0123456789abcdef" for sign in key) and path.is_file():
-        return _open(path, key)
+    if len(key) == 32 and all(sign in "0123456789abcdef" for sign in key):
+        path, folder = _folder() / f"{key}.zip", _folder() / f"{key}.path"
+        if path.is_file():
+            return _open(path, key)
+        if folder.is_file():
+            return _open(Path(folder.read_text(encoding="utf-8")), key)
     del st.query_params["trace"]
     say("The trace of this link is not open on this machine any more, so the demo is shown. Open its file again from Overview.")
     return None
@@ -108,15 +113,15 @@ def open_bytes(data: bytes) -> None:
 
 
 def open_path(place: str) -> None:
-    """Open a trace folder or zip of this machine. Raises TraceError and leaves open what was open."""
-    path = Path(place).expanduser()
+    """Open a trace of this machine: a folder where it lies, of a zip a copy. Raises TraceError and leaves open what was open."""
+    path = Path(place).expanduser().resolve()
     Trace.load(path)
-    target = _folder() / f"{hashlib.sha256(f'{path.resolve()}{_stamp(path)}'.encode()).hexdigest()[:32]}.zip"
+    key = hashlib.sha256(f"{path}{_stamp(path)}".encode()).hexdigest()[:32]
     if path.is_dir():
-        Trace.load(path).save(target)
+        (_folder() / f"{key}.path").write_text(str(path), encoding="utf-8")
+        _show(_open(path, key))
     else:
-        shutil.copyfile(path, target)
-    _show(_open(target, target.stem))
+        _show(_open(Path(shutil.copyfile(path, _folder() / f"{key}.zip")), key))
 
 
 def open_trace(trace: Trace, keep_head: bool = False) -> None:

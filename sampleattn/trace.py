@@ -11,20 +11,18 @@ import numpy as np
 from sampleattn.config import SampleAttentionConfig
 from sampleattn.trace_files import ArrayFile, open_source, read_meta_bytes, trace_errors
 from sampleattn.trace_format import (
+    HEADS,
     META,
     OUTPUT,
     OUTPUT_ARRAYS,
-    PINNED_KEY,
-    PINNED_QUERY,
-    TOKEN_ARRAYS,
     TOKENS,
     TraceError,
     check_arrays,
-    layer_table,
     parse_meta,
     pinned_key,
     pinned_query,
     sizes,
+    table_of,
 )
 from sampleattn.trace_writer import TraceWriter, save_files
 from sampleattn.windows import attention_window
@@ -89,15 +87,15 @@ class Trace:
             raise TraceError(f"{name} is missing; copy or record the trace again.")
         return False
 
-    def _file(self, name, table, fixed):
+    def _file(self, name):
         if name not in self._files:
             file = ArrayFile(self._source, name, self.meta["files"][name]["bytes"], self.meta["files"][name]["sha256"])
-            check_arrays(file.described, table(file.described), fixed, name)
+            check_arrays(file.described, table_of(name, file.described), self._sizes, name)
             self._files[name] = file
         return self._files[name]
 
     def _read_tokens(self):
-        file = self._file(TOKENS, lambda _: TOKEN_ARRAYS, {"N": self.length})
+        file = self._file(TOKENS)
         with trace_errors(TOKENS):
             self.text = file.read("text").tobytes().decode("utf-8")
         self.token_ids, self.offsets = file.read("ids"), file.read("offsets")
@@ -145,9 +143,11 @@ class Trace:
         if layer not in self.recorded_layers:
             reason = self.layer_reason(layer) or ("it was not recorded" if self.complete else "the recording stopped before it")
             raise TraceError(f"Layer {layer} has no picture ({reason}); choose another layer.")
-        return self._file(self._layer_info[layer]["file"], layer_table, self._sizes)
+        return self._file(self._layer_info[layer]["file"])
 
     def _per_head(self, name):
+        if HEADS in self._names:
+            return self._file(HEADS).read(name).astype(float)
         values = np.full((self.layers, self.heads), np.nan)
         for layer in self.recorded_layers:
             values[layer] = self._layer(layer).read(name)
@@ -192,6 +192,24 @@ class Trace:
         """The share of all rows whose recall reaches the target. float [layers, heads]"""
         return self._per_head("rows_at_target")
 
+    @cached_property
+    def columns_kept(self) -> np.ndarray:
+        """How many columns are kept in any segment; 0 where not recorded. int [layers, heads]"""
+        return self._count("columns")
+
+    @cached_property
+    def slashes_kept(self) -> np.ndarray:
+        """How many slashes are kept in any segment; 0 where not recorded. int [layers, heads]"""
+        return self._count("slashes")
+
+    def _count(self, name):
+        if HEADS in self._names:
+            return self._file(HEADS).read(f"{name}_kept")
+        counts = np.zeros((self.layers, self.heads), int)
+        for layer in self.recorded_layers:
+            counts[layer] = self._layer(layer).read(name).any(axis=1).sum(axis=-1)
+        return counts
+
     def overview(self, layer: int, head: int) -> np.ndarray:
         """The largest weight of each cell of the whole map. float32 [h, h], h = min(512, N)"""
         return self._layer(layer).read("overview", head).astype(np.float32)
@@ -201,7 +219,7 @@ class Trace:
         overview, mask = self.overview(layer, head), self.block_mask(layer, head)
         edges = np.arange(len(overview) + 1) * self.length // len(overview)
         first, last = edges[:-1] // self.config.block_size, (edges[1:] - 1) // self.config.block_size
-        kept = np.pad(np.cumsum(np.cumsum(mask, axis=0), axis=1), ((1, 0), (1, 0)))
+        kept = np.pad(np.cumsum(np.cumsum(mask, axis=0, dtype=np.int32), axis=1, dtype=np.int32), ((1, 0), (1, 0)))
         touched = kept[last + 1][:, last + 1] - kept[first][:, last + 1] - kept[last + 1][:, first] + kept[first][:, first]
         return np.where(touched == 0, overview, np.float32(0))
 
@@ -264,8 +282,8 @@ class Trace:
         query, key = pinned_query(layer, head), pinned_key(layer, self._kv_head(head))
         if query in self._names:
             queries, keys = (
-                self._file(query, lambda _: PINNED_QUERY, self._sizes),
-                self._file(key, lambda _: PINNED_KEY, self._sizes),
+                self._file(query),
+                self._file(key),
             )
             return queries.read("q", rows=rows), keys.read("k", rows=cols), queries.read("lse", rows=rows)
         file = self._layer(layer)
@@ -303,7 +321,7 @@ class Trace:
         """What both runs predict; None if the recording stopped before it."""
         if OUTPUT not in self._names:
             return None
-        file = self._file(OUTPUT, lambda _: OUTPUT_ARRAYS, {})
+        file = self._file(OUTPUT)
         arrays = {name: file.read(name) for name in OUTPUT_ARRAYS}
         arrays["top1_equal"] = arrays["top1_equal"].astype(bool)
         differs = np.flatnonzero(arrays["continuation_dense"] != arrays["continuation_sparse"])
@@ -321,9 +339,8 @@ class Trace:
 
         Raises TraceError if a file of this trace is damaged, or if something that is no trace is in the way.
         """
-        for layer in self.recorded_layers:
-            self._layer(layer)
-        _ = self.output
+        for name in self._names:
+            self._file(name)
         path = Path(path)
         with trace_errors(str(path)):
             save_files(self._source, [META, *self._names], path)

@@ -16,8 +16,8 @@ from sampleattn.config import SampleAttentionConfig
 
 SCHEMA = 2
 READABLE = (1, 2)
-META, TOKENS, OUTPUT = "meta.json", "tokens.safetensors", "output.safetensors"
-FILE_NAME = re.compile(r"(tokens|output|layers/\d{3}|pinned/\d{3}_[qk]\d{4})\.safetensors")
+META, TOKENS, HEADS, OUTPUT = "meta.json", "tokens.safetensors", "heads.safetensors", "output.safetensors"
+FILE_NAME = re.compile(r"(tokens|heads|output|layers/\d{3}|pinned/\d{3}_[qk]\d{4})\.safetensors")
 FOLDERS = ("layers/", "pinned/")
 OVERVIEW = 512
 
@@ -26,6 +26,8 @@ MAX_LAYERS, MAX_HEADS, MAX_HEAD_DIM, MAX_TOKENS = 999, 1024, 8192, 1 << 26
 
 DTYPES = {"F32": np.float32, "F16": np.float16, "I32": np.int32, "U8": np.uint8}
 _CODES = {np.dtype(dtype): code for code, dtype in DTYPES.items()}
+
+NUMBERS = ("density", "cra", "sampled_cra", "output_error", "oracle_density", "rows_at_target")
 
 # name: (dtypes, shape). A letter is a size that meta.json fixes (see `sizes`), or a free one that is the same all over the file.
 LAYER_ARRAYS = {
@@ -38,14 +40,15 @@ LAYER_ARRAYS = {
     "slash_mass": ("F32", "H kb"),
     "rows": ("I32", "R"),
     "tile_masses": ("F16", "H R kb"),
-    **dict.fromkeys(("density", "cra", "sampled_cra", "output_error", "oracle_density"), ("F32", "H")),
-    "rows_at_target": ("F32", "H"),
+    **dict.fromkeys(NUMBERS, ("F32", "H")),
 }
 PINNED_QUERY = {"q": ("F16 F32", "N D"), "lse": ("F32", "N")}
 PINNED_KEY = {"k": ("F16 F32", "N D")}
 # Schema 1 kept q, k and lse of a whole layer among the arrays of its file.
 PINNED_ARRAYS = {"q": ("F16 F32", "H N D"), "k": ("F16 F32", "K N D"), "lse": ("F32", "H N")}
-TOKEN_ARRAYS = {"ids": ("I32", "N"), "offsets": ("I32", "N 2"), "text": ("U8", "bytes")}
+TOKEN_ARRAYS = {"ids": ("I32", "N"), "offsets": ("I32", "N 2"), "text": ("U8", "characters")}
+# The numbers of all heads once more, so that a large trace opens without its layers being read; NaN and 0 where not analysed.
+HEAD_ARRAYS = {**dict.fromkeys(NUMBERS, ("F32", "L H")), **dict.fromkeys(("columns_kept", "slashes_kept"), ("I32", "L H"))}
 OUTPUT_ARRAYS = {
     "logits_dense": ("F32", "V"),
     "logits_sparse": ("F32", "V"),
@@ -90,10 +93,11 @@ def pinned_key(layer: int, kv_head: int) -> str:
 
 
 def sizes(meta: dict) -> dict[str, int]:
-    """The sizes that meta fixes: heads H, kv heads K, tokens N, head_dim D, key blocks kb, packed bytes, overview h."""
+    """The sizes that meta fixes: layers L, heads H, kv heads K, tokens N, head_dim D, key blocks kb, packed bytes, overview h."""
     model, tokens = meta["model"], meta["prompt"]["tokens"]
     blocks = -(-tokens // meta["settings"]["block_size"])
     return {
+        "L": model["layers"],
         "H": model["heads"],
         "K": model["kv_heads"],
         "D": model["head_dim"],
@@ -127,6 +131,16 @@ def check_arrays(found: dict[str, tuple[str, tuple]], table: dict, fixed: dict[s
 def layer_table(names) -> dict:
     """The arrays that a layer file must hold: those of every layer, and q, k, lse if schema 1 pinned it."""
     return LAYER_ARRAYS | PINNED_ARRAYS if PINNED_ARRAYS.keys() & set(names) else LAYER_ARRAYS
+
+
+def table_of(file: str, arrays) -> dict:
+    """The arrays that a file of a trace must hold, by its name and the names of the arrays found in it."""
+    fixed = {TOKENS: TOKEN_ARRAYS, HEADS: HEAD_ARRAYS, OUTPUT: OUTPUT_ARRAYS}
+    if file in fixed:
+        return fixed[file]
+    if file.startswith("pinned/"):
+        return PINNED_QUERY if "_q" in file else PINNED_KEY
+    return layer_table(arrays)
 
 
 def describe(arrays: dict[str, np.ndarray]) -> dict[str, tuple[str, tuple]]:

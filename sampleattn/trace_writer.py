@@ -15,25 +15,25 @@ from safetensors.numpy import save as to_safetensors
 
 from sampleattn.trace_files import CHUNK, Folder, read_meta_bytes, write_atomically
 from sampleattn.trace_format import (
+    DTYPES,
+    HEAD_ARRAYS,
+    HEADS,
     META,
+    NUMBERS,
     OUTPUT,
-    OUTPUT_ARRAYS,
-    PINNED_KEY,
-    PINNED_QUERY,
     PROVENANCE,
     SCHEMA,
-    TOKEN_ARRAYS,
     TOKENS,
     TraceError,
     check_arrays,
     describe,
     dump_meta,
     layer_file,
-    layer_table,
     parse_meta,
     pinned_key,
     pinned_query,
     sizes,
+    table_of,
 )
 
 
@@ -68,7 +68,8 @@ class TraceWriter:
         }
         ids, offsets = np.asarray(ids, np.int32), np.asarray(offsets, np.int32)
         arrays = {"ids": ids, "offsets": offsets, "text": np.frombuffer(data, np.uint8)}
-        self._write_arrays(TOKENS, arrays, TOKEN_ARRAYS, sizes(self.meta) | {"bytes": len(data)})
+        self._numbers = {}
+        self._write_arrays(TOKENS, arrays)
         self._write_meta()
 
     @classmethod
@@ -81,11 +82,11 @@ class TraceWriter:
 
     def write_pin(self, layer: int, head: int, q, lse, k) -> None:
         """Pin a head: q [N, D] and lse [N] of it, k [N, D] of the key-value head it reads; float16 or float32, lse float32."""
-        model, fixed = self.meta["model"], sizes(self.meta)
+        model = self.meta["model"]
         kv_head = head // (model["heads"] // model["kv_heads"])
         if pinned_key(layer, kv_head) not in self.meta["files"]:
-            self._write_arrays(pinned_key(layer, kv_head), {"k": k}, PINNED_KEY, fixed)
-        self._write_arrays(pinned_query(layer, head), {"q": q, "lse": lse}, PINNED_QUERY, fixed)
+            self._write_arrays(pinned_key(layer, kv_head), {"k": k})
+        self._write_arrays(pinned_query(layer, head), {"q": q, "lse": lse})
         self._write_meta()
 
     def write_layer(self, layer: int, arrays: dict | None, info: dict) -> None:
@@ -94,7 +95,9 @@ class TraceWriter:
         entry.setdefault("sparse_run_density", [])
         if arrays is not None:
             entry["file"] = layer_file(layer)
-            self._write_arrays(entry["file"], arrays, layer_table(arrays), sizes(self.meta))
+            self._write_arrays(entry["file"], arrays)
+            kept = {f"{kind}_kept": np.asarray(arrays[kind]).any(axis=1).sum(axis=-1) for kind in ("columns", "slashes")}
+            self._numbers[layer] = {name: arrays[name] for name in NUMBERS} | kept
         others = [other for other in self.meta["layers"] if other["layer"] != layer]
         self.meta["layers"] = sorted([*others, entry], key=lambda entry: entry["layer"])
         self._write_meta()
@@ -108,7 +111,7 @@ class TraceWriter:
 
     def write_output(self, arrays: dict, texts: dict | None = None) -> None:
         """What both runs predict: arrays as in OUTPUT_ARRAYS; texts as `Trace.output` has them (*_text, next_tokens)."""
-        self._write_arrays(OUTPUT, arrays, OUTPUT_ARRAYS, {})
+        self._write_arrays(OUTPUT, arrays)
         differs = np.flatnonzero(np.asarray(arrays["continuation_dense"]) != np.asarray(arrays["continuation_sparse"]))
         self.meta["first_difference"] = int(differs[0]) if differs.size else None
         self.meta["output"] = texts or {}
@@ -121,11 +124,17 @@ class TraceWriter:
 
     def finish(self, **fields) -> None:
         """The trace is complete: every layer and the output were written."""
+        shape = self.meta["model"]["layers"], self.meta["model"]["heads"]
+        table = {name: np.full(shape, np.nan if name in NUMBERS else 0, DTYPES[code]) for name, (code, _) in HEAD_ARRAYS.items()}
+        for layer, numbers in self._numbers.items():
+            for name, values in numbers.items():
+                table[name][layer] = values
+        self._write_arrays(HEADS, table)
         self.update(**fields, state="complete")
 
-    def _write_arrays(self, name, arrays, table, fixed):
+    def _write_arrays(self, name, arrays):
         arrays = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
-        check_arrays(describe(arrays), table, fixed, name)
+        check_arrays(describe(arrays), table_of(name, arrays), sizes(self.meta), name)
         data = to_safetensors(arrays)
         write_atomically(self.folder / name, data)
         self.meta["files"][name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from synthetic_trace import tokenize
+from synthetic_trace import tokenize, write_output
 
 from sampleattn.config import SampleAttentionConfig
 from sampleattn.trace import TraceWriter
@@ -91,19 +91,24 @@ def _arrays(head: LongHead, config: SampleAttentionConfig) -> dict[str, np.ndarr
     }
 
 
-def write_long_trace(folder: Path, tokens: int = 131072, needle: tuple[int, int] = (100_003, 30_011), heads: int = 2) -> LongHead:
-    """Write a trace of one layer into `folder`; its head 0 is pinned, the others hold the same numbers without q and k."""
+def write_long_trace(
+    folder: Path, tokens: int = 131072, needle: tuple[int, int] = (100_003, 30_011), layers: int = 1, heads: int = 2
+) -> LongHead:
+    """Write a whole trace into `folder`; head 0 of layer 0 is pinned, the others hold the same numbers without q and k."""
     config = SampleAttentionConfig()
     head = long_head(tokens, needle)
     ids, offsets, text = tokenize(tokens)
-    model = {"name": "synthetic", "revision": None, "layers": 1, "heads": heads, "kv_heads": 1, "head_dim": CLASSES,
+    model = {"name": "synthetic", "revision": None, "layers": layers, "heads": heads, "kv_heads": 1, "head_dim": CLASSES,
              "context": tokens, "parameters": 1}  # fmt: skip
     writer = TraceWriter(
         folder, {"model": model, "settings": config.to_dict(), "prompt": {"title": "A long prompt"}}, ids, offsets, text
     )
     arrays = {name: np.stack([array] * heads) for name, array in _arrays(head, config).items()}
     info = {"labels": ["column"] * heads, "scale": 1.0, "ran": "sparse", "sparse_run_density": arrays["density"].tolist()}
-    writer.write_layer(0, arrays | {"rows": np.zeros(1, np.int32)}, info)
+    for layer in range(layers):
+        writer.write_layer(layer, arrays | {"rows": np.zeros(1, np.int32)}, info)
     keys = np.eye(CLASSES, dtype=np.float16)[head.kinds]
     writer.write_pin(0, 0, q=head.q.astype(np.float16), lse=head.lse.astype(np.float32), k=keys)
+    write_output(writer, np.random.default_rng(0), tokens, 256, 8, None)
+    writer.finish()
     return head

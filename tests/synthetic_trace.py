@@ -169,12 +169,13 @@ def write_synthetic_trace(
                 q, lse, k = pins["q"][head], pins["lse"][head], pins["k"][head // (heads // kv_heads)]
                 writer.write_pin(layer, head, q, lse, k)
     if stop_after is None:
-        _write_output(writer, rng, tokens, vocabulary, continuation, first_difference)
+        write_output(writer, rng, tokens, vocabulary, continuation, first_difference)
         writer.finish(timings={"dense_run_s": 1.5, "sparse_run_s": 0.9, "analysis_s": 3.0})
     return writer
 
 
-def _write_output(writer, rng, tokens, vocabulary, continuation, first_difference):
+def write_output(writer, rng, tokens, vocabulary, continuation, first_difference):
+    """Made-up predictions of both runs, as a recording ends with."""
     logits = rng.standard_normal(vocabulary).astype(np.float32) * 3
     dense = rng.integers(0, len(WORDS), continuation).astype(np.int32)
     sparse = dense.copy()

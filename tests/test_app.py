@@ -97,6 +97,18 @@ def test_a_link_to_a_trace_that_is_gone_says_so(monkeypatch, demo):
     assert "not open on this machine" in words(app) and not app.exception
 
 
+def test_a_folder_is_opened_where_it_lies_and_its_link_opens_it_again(tmp_path):
+    write_synthetic_trace(tmp_path / "mine", layers=1, heads=2, tokens=200)
+    shown = "st.text(session.current().path); st.text(session.current().key)"
+    first = AppTest.from_string(
+        f"import streamlit as st; from app import session; session.open_path({str(tmp_path / 'mine')!r}); {shown}"
+    ).run()
+    assert not first.exception and first.text[0].value == str(tmp_path / "mine")
+    again = AppTest.from_string(f"import streamlit as st; from app import session; {shown}")
+    again.query_params["trace"] = first.text[1].value
+    assert [text.value for text in again.run().text] == [text.value for text in first.text]
+
+
 def test_without_a_demo_the_text_page_still_works(monkeypatch, tmp_path):
     app = start(monkeypatch, tmp_path / "none.zip")
     assert "is not there" in words(app) and not app.exception

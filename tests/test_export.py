@@ -44,7 +44,8 @@ def test_csv_of_columns_and_of_a_matrix():
 def test_config_and_trace_come_back(trace, tmp_path):
     assert SampleAttentionConfig.from_dict(json.loads(export.config_json(trace))) == trace.config
     path = trace.save(tmp_path / "t.zip")
-    assert Trace.load(export.whole_trace(path)).meta["prompt"] == trace.meta["prompt"]
+    for place in (path, trace.save(tmp_path / "folder")):
+        assert Trace.load(export.whole_trace(place)).meta["prompt"] == trace.meta["prompt"]
 
 
 def test_footer_names_model_prompt_place_and_settings(trace):

@@ -46,6 +46,7 @@ def read_everything(trace):
     """Every array that a view may ask for."""
     names = ("density", "cra", "sampled_cra", "output_error", "oracle_density", "rows_at_target", "sparse_run_density")
     values = [trace.token_ids, trace.offsets, np.array(trace.tokens), *(getattr(trace, name) for name in names)]
+    values += [trace.columns_kept, trace.slashes_kept]
     for layer in trace.recorded_layers:
         values.append(trace.rows(layer))
         for head in range(trace.heads):
@@ -107,6 +108,27 @@ def test_what_was_written_is_read(folder, zipped):
     assert trace.output.first_difference == 7 == trace.meta["first_difference"]
     assert same(read_everything(trace), read_everything(Trace.load(zipped)))
     assert same(read_everything(trace), read_everything(Trace.load(io.BytesIO(zipped))))
+
+
+def test_a_complete_trace_opens_without_its_layers(copy):
+    whole = Trace.load(copy)
+    names = ("density", "cra", "sampled_cra", "output_error", "oracle_density", "rows_at_target", "columns_kept", "slashes_kept")
+    numbers = [getattr(whole, name) for name in names]
+    for path in (copy / "layers").iterdir():
+        path.write_bytes(bytes(path.stat().st_size))
+    opened = Trace.load(copy)
+    assert same([getattr(opened, name) for name in names], numbers)
+    with pytest.raises(TraceError, match="checksum"):
+        opened.recall(0, 0)
+
+
+def test_the_numbers_of_all_heads_are_those_of_the_layers(folder):
+    trace = Trace.load(folder)
+    for layer in range(LAYERS):
+        arrays = load_file(folder / f"layers/{layer:03d}.safetensors")
+        assert np.array_equal(trace.cra[layer], arrays["cra"]) and np.array_equal(trace.density[layer], arrays["density"])
+        assert trace.columns_kept[layer].tolist() == [len(trace.columns(layer, head)) for head in range(HEADS)]
+        assert trace.slashes_kept[layer].tolist() == [len(trace.slashes(layer, head)) for head in range(HEADS)]
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 127, 128, 129, 513])
@@ -502,6 +524,21 @@ def test_the_overview_is_the_window_of_the_whole_triangle(folder):
     np.testing.assert_allclose(trace.window(1, 2, whole, whole, (512, 512)), trace.overview(1, 2), atol=1e-3)
 
 
+def test_what_the_overview_surely_misses(folder):
+    trace = Trace.load(folder)
+    kept = np.repeat(np.repeat(trace.block_mask(0, 1), 128, axis=0), 128, axis=1)[:TOKENS, :TOKENS]
+    assert np.array_equal(trace.overview_missed(0, 1), np.where(kept, 0, trace.overview(0, 1)))
+
+
+def test_the_overview_misses_only_cells_without_any_kept_tile(tmp_path):
+    write_synthetic_trace(tmp_path / "t", layers=1, heads=2, tokens=1500, pin_layers=())
+    trace = Trace.load(tmp_path / "t")
+    kept = np.repeat(np.repeat(trace.block_mask(0, 1), 128, axis=0), 128, axis=1)[:1500, :1500]
+    edges = np.arange(512) * 1500 // 512
+    touched = np.logical_or.reduceat(np.logical_or.reduceat(kept, edges, axis=0), edges, axis=1)
+    assert np.array_equal(trace.overview_missed(0, 1), np.where(touched, 0, trace.overview(0, 1)))
+
+
 def test_single_heads_are_pinned_after_the_fact(copy):
     pinned = load_file(copy / "pinned/001_q0002.safetensors"), load_file(copy / "pinned/001_k0001.safetensors")
     TraceWriter.reopen(copy).write_pin(0, 3, pinned[0]["q"], pinned[0]["lse"], pinned[1]["k"])
@@ -530,16 +567,20 @@ def test_schema_1_with_pinned_layers_is_still_read(copy):
     trace, path = Trace.load(copy), copy / "layers/001.safetensors"
     window = (7, 290), (3, 250), (40, 30)
     expected = [trace.window_planes(1, head, *window) for head in range(HEADS)]
+    numbers = [trace.density, trace.columns_kept]
     heads = [load_file(copy / f"pinned/001_q{head:04d}.safetensors") for head in range(HEADS)]
     keys = [load_file(copy / f"pinned/001_k{head:04d}.safetensors")["k"] for head in range(2)]
     layer = {"q": np.stack([head["q"] for head in heads]), "lse": np.stack([head["lse"] for head in heads]), "k": np.stack(keys)}
     save_file(load_file(path) | layer, path)
     shutil.rmtree(copy / "pinned")
     files = json.loads((copy / META).read_bytes())["files"]
-    rewrite(copy, schema=1, files={name: file for name, file in files.items() if not name.startswith("pinned/")})
+    (copy / "heads.safetensors").unlink()
+    new = ("pinned/", "heads.")
+    rewrite(copy, schema=1, files={name: file for name, file in files.items() if not name.startswith(new)})
     rehash(copy, "layers/001.safetensors")
     old = Trace.load(copy)
     assert old.pinned(1, 0) and not old.pinned(0, 0)
+    assert same([old.density, old.columns_kept], numbers)
     assert all(same(old.window_planes(1, head, *window), expected[head]) for head in range(HEADS))
     save_file({name: array for name, array in load_file(path).items() if name != "k"}, path)
     rehash(copy, "layers/001.safetensors")

@@ -86,3 +86,14 @@ def settle(page) -> None:
         "document.querySelector('[data-testid=stApp]')?.dataset.testScriptState === 'notRunning'", timeout=60_000
     )
     page.wait_for_timeout(400)
+
+
+def wait_for_map(page, other_than: str = "", **facts) -> None:
+    """Wait, frame by frame, until a map is ready whose data attributes are `facts` and whose view is not `other_than`."""
+    page.wait_for_function(
+        """([wanted, otherThan]) => [...document.querySelectorAll("*")].some(({shadowRoot}) => {
+            const data = shadowRoot?.querySelector(".root[data-cells][data-state=ready]")?.dataset;
+            return data && data.view !== otherThan && Object.entries(wanted).every(([name, value]) => data[name] === value);
+        })""",
+        arg=[{name: str(value) for name, value in facts.items()}, other_than],
+    )

@@ -4,7 +4,7 @@ import statistics
 import time
 
 import pytest
-from driver import CHROMIUM, MAP, app, browser
+from driver import CHROMIUM, MAP, app, browser, wait_for_map
 from long_trace import write_long_trace
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")]
@@ -71,13 +71,7 @@ def wait(page, act) -> float:
     """Seconds from an act until the exact picture of its view is there."""
     before, started = facts(page)["view"], time.perf_counter()
     act()
-    page.wait_for_function(
-        """before => [...document.querySelectorAll("*")].some(({shadowRoot}) => {
-            const root = shadowRoot?.querySelector(".root[data-cells][data-state=ready]");
-            return root && root.dataset.view !== before;
-        })""",
-        arg=before,
-    )
+    wait_for_map(page, other_than=before)
     return time.perf_counter() - started
 
 
@@ -223,7 +217,7 @@ def test_how_long_it_takes(page):
         page.get_by_role("combobox").nth(1).click()
         started = time.perf_counter()
         page.get_by_role("option", name=str((n + 1) % 2), exact=True).click()
-        page.locator(f'.root[data-head="{(n + 1) % 2}"]').wait_for()
+        wait_for_map(page, head=(n + 1) % 2)
         seconds.append(time.perf_counter() - started)
     rows["another head on screen"] = seconds
     seconds = []

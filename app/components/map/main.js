@@ -48,7 +48,7 @@ class MapView {
     if (message.tiles && message.tiles.head === wanted.head) this.takeTiles(message);
     this.fit();
     this.changed();
-    this.ask(message.serial === this.serial && message.tiles?.places.length > 0);
+    this.ask(message.prompt !== undefined || (message.serial === this.serial && message.tiles?.places.length > 0), message.prompt !== undefined);
   }
 
   takePrompt({ prompt, planes }) {
@@ -179,11 +179,11 @@ class MapView {
     return JSON.stringify({ ...this.state, view: viewText(this.view, this.length), at });
   }
 
-  ask(more) {
+  ask(more, tell = false) {
     if (this.compact && !more) return;
     const known = this.prompt && this.head, state = known ? this.stateText() : null, tiles = known && this.side ? this.missing().slice(0, MOST_ASKED) : [];
     const asked = tiles.map(String).join(" ");
-    if (known && state === this.told && (!tiles.length || (asked === this.asked && !more))) return;
+    if (!tell && known && state === this.told && (!tiles.length || (asked === this.asked && !more))) return;
     Object.assign(this, { told: state, asked });
     this.serial += 1;
     this.send({ serial: this.serial, holds: { prompt: this.prompt?.id ?? "", heads: [...this.heads.keys()] }, head: this.head?.id ?? "", tiles, state: state && JSON.parse(state) });

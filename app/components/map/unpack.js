@@ -1,5 +1,12 @@
 // One buffer: the header's length (uint32), the header as JSON, then planes of numbers, each at a multiple of 8 bytes.
-const KINDS = { float32: Float32Array, uint8: Uint8Array, int32: Int32Array };
+const KINDS = { float32: Float32Array, float16: Uint16Array, uint8: Uint8Array, int32: Int32Array };
+let halves;
+
+// The float16 numbers whose bits are given, as Float32Array. All are weights: none is negative.
+function fromHalves(bits) {
+  halves ??= Float32Array.from({ length: 0x7c01 }, (_, n) => (n < 0x400 ? n * 2 ** -24 : (1 + (n & 0x3ff) / 1024) * 2 ** ((n >> 10) - 15)));
+  return Float32Array.from(bits, (n) => halves[n] ?? 0);
+}
 
 function unpack(bytes) {
   const view = bytes instanceof Uint8Array ? bytes : new Uint8Array(bytes);
@@ -8,7 +15,8 @@ function unpack(bytes) {
   const header = JSON.parse(new TextDecoder().decode(whole.subarray(4, 4 + length)));
   const planes = {};
   for (const [name, { dtype, shape, at }] of Object.entries(header.planes)) {
-    planes[name] = new KINDS[dtype](whole.buffer, whole.byteOffset + 4 + length + at, shape.reduce((a, b) => a * b, 1));
+    const plane = new KINDS[dtype](whole.buffer, whole.byteOffset + 4 + length + at, shape.reduce((a, b) => a * b, 1));
+    planes[name] = dtype === "float16" ? fromHalves(plane) : plane;
   }
   return { ...header, planes };
 }
