@@ -173,6 +173,22 @@ def test_switches_and_the_head_keep_the_view(page):
     page.locator("[data-pooled='65536']").wait_for()
 
 
+def test_lists_minimap_and_a_double_click_move_the_view(page):
+    wait(page, lambda: page.get_by_role("button", name="c256 ").click())
+    row, col, size = shown(page)
+    assert size == 1024 and col < 256 * 128 + 64 < col + size
+    assert facts(page)["key"] == "32832-32835" and "Key 32,832" in page.locator(".readout").inner_text()
+    box = page.locator(".minimap").bounding_box()
+    wait(page, lambda: page.mouse.click(box["x"] + 0.25 * box["width"], box["y"] + 0.75 * box["height"]))
+    row, col, _ = shown(page)
+    assert abs(row + 512 - 0.75 * TOKENS) < 1500 and abs(col + 512 - 0.25 * TOKENS) < 1500
+    page.get_by_text("Hide sink").click()
+    page.wait_for_function("location.search.includes('sink=hide')")
+    x, y = point(page, row + 300, col + 300)
+    wait(page, lambda: page.mouse.dblclick(x, y))
+    assert shown(page) == (0, 0, TOKENS)
+
+
 def test_panning_brings_exact_tiles_and_the_text_moves_along(page):
     for size in (4000, 300):
         wait(page, lambda size=size: drag(page, *NEEDLE, size))

@@ -26,12 +26,15 @@ class MapView {
     this.pointer = new Pointer(this);
     this.watcher = new ResizeObserver(() => this.fit());
     this.watcher.observe(host);
+    this.resized = () => this.fit();
+    window.addEventListener("resize", this.resized);
     this.back = () => this.restore(stateOfAddress());
     window.addEventListener("popstate", this.back);
   }
 
   close() {
     this.watcher.disconnect();
+    window.removeEventListener("resize", this.resized);
     window.removeEventListener("popstate", this.back);
     clearTimeout(this.timer);
   }
@@ -204,7 +207,12 @@ class MapView {
       canvas.height = Math.round(height * dense);
       Object.assign(canvas.style, { width: `${width}px`, height: `${height}px` });
     }
-    const style = getComputedStyle(host);
+    this.changed();
+  }
+
+  // Colours and fonts of the page, which its theme may change.
+  dress() {
+    const style = getComputedStyle(this.host);
     this.ink = style.color;
     this.paper = style.getPropertyValue("--st-background-color") || "#fff";
     this.muted = style.getPropertyValue("--st-gray-color") || "#7d8794";
@@ -212,7 +220,6 @@ class MapView {
     this.fontFamily = style.fontFamily || "sans-serif";
     this.codeFont = style.getPropertyValue("--st-code-font") || "monospace";
     this.font = `12px ${this.fontFamily}`;
-    this.changed();
   }
 
   changed() {
@@ -230,6 +237,7 @@ class MapView {
 
   draw() {
     const context = this.pen(this.picture), { side, state, head } = this;
+    this.dress();
     this.look = lookOf(this);
     context.save();
     context.beginPath();

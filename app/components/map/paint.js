@@ -19,10 +19,11 @@ function paintCells(picture, look) {
   const [height, width] = picture.cells, image = new ImageData(width, height), pixels = new Uint32Array(image.data.buffer);
   const start = Math.log(look.low), range = Math.log(look.high) - start;
   const shade = (value) => (value > 0 ? clamp(look.log ? (Math.log(value) - start) / range : value / look.high, 0, 1) * 255 : 0) | 0;
+  const keys = Array.from({ length: width }, (_, c) => picture.keys(c)[0]);
   for (let r = 0; r < height; r++) {
     const last = picture.queries(r)[1];
     for (let c = 0; c < width; c++) {
-      const key = picture.keys(c)[0], at = r * width + c;
+      const key = keys[c], at = r * width + c;
       if (key > last) break;
       if (key < look.from) continue;
       if (look.missed && picture.missed[at] > 0) pixels[at] = PALETTE.missed[shade(picture.missed[at])];
@@ -87,26 +88,22 @@ function stripes(context, colour, apart) {
 }
 
 function drawDropped(map, context) {
-  const { view, side, head } = map, size = (head.block * side) / view.size, layer = new OffscreenCanvas(side, side), pen = layer.getContext("2d");
-  const from = (start) => start / head.block, many = view.size / head.block;
-  const light = size > 16;
+  const { view, side, head } = map, size = (head.block * side) / view.size, light = size > 16;
+  const layer = new OffscreenCanvas(side, side), pen = layer.getContext("2d"), part = (tokens) => tokens / head.block;
+  const fill = (style, alpha) => {
+    pen.clearRect(0, 0, side, side);
+    pen.globalCompositeOperation = "source-over";
+    pen.drawImage(map.dropped, part(view.col), part(view.row), part(view.size), part(view.size), 0, 0, side, side);
+    pen.globalCompositeOperation = "source-in";
+    pen.fillStyle = style;
+    pen.fillRect(0, 0, side, side);
+    context.globalAlpha = alpha;
+    context.drawImage(layer, 0, 0);
+    context.globalAlpha = 1;
+  };
   pen.imageSmoothingEnabled = size < 1;
-  pen.drawImage(map.dropped, from(view.col), from(view.row), many, many, 0, 0, side, side);
-  pen.globalCompositeOperation = "source-in";
-  pen.fillStyle = map.colours.dropped;
-  pen.globalAlpha = light ? 0.1 : 0.18;
-  pen.fillRect(0, 0, side, side);
-  context.drawImage(layer, 0, 0);
-  if (size < 2) return;
-  pen.globalCompositeOperation = "source-over";
-  pen.clearRect(0, 0, side, side);
-  pen.globalAlpha = 1;
-  pen.drawImage(map.dropped, from(view.col), from(view.row), many, many, 0, 0, side, side);
-  pen.globalCompositeOperation = "source-in";
-  pen.globalAlpha = light ? 0.45 : 0.6;
-  pen.fillStyle = stripes(pen, map.colours.dropped, light ? 20 : 8);
-  pen.fillRect(0, 0, side, side);
-  context.drawImage(layer, 0, 0);
+  fill(map.colours.dropped, light ? 0.1 : 0.18);
+  if (size >= 2) fill(stripes(pen, map.colours.dropped, light ? 20 : 8), light ? 0.45 : 0.6);
 }
 
 // The border between kept tiles and the rest.
