@@ -14,7 +14,7 @@ import triton.language as tl
 from .primitives import INTERPRETED, on_device, real_keys
 
 ROUNDS = 20
-CELLS = 8192  # rows x pieces that a program holds at a time
+CELLS = 4096  # rows x pieces that a program holds at a time, 16 to a thread
 LARGEST = 8192  # key blocks: a million tokens
 
 
@@ -31,25 +31,27 @@ def selected_tiles(masses, rows, grid, config, segments):
     groups, count = batch * heads * segments, sampled // segments
     pieces = max(32, triton.next_power_of_2(max(key_blocks, grid.slashes)))
     held = min(max(CELLS // pieces, 1), triton.next_power_of_2(max(count, 1)))
-    splits = 1 if INTERPRETED else max(min(_processors(device) // groups, triton.cdiv(count, held)), 1)
+    warps = min(max(held * pieces // 512, 4), 16)
+    splits = 1 if INTERPRETED else max(min(16 // warps * _processors(device) // groups, triton.cdiv(count, held)), 1)
     board = 3 * (2 * pieces + 2) + 1 if splits > 1 else 0
-    work = torch.zeros(groups, board + count, dtype=torch.int32, device=device)
+    work = torch.zeros(groups, board + 2 * count, dtype=torch.int32, device=device)
     block_mask = torch.empty(batch, heads, grid.query_blocks, key_blocks, dtype=torch.bool, device=device)
-    flags = torch.empty(groups, 2 * pieces, dtype=torch.uint8, device=device)
+    open_pieces = torch.empty(groups, 2 * pieces, dtype=torch.int8, device=device)
     columns = torch.empty(batch, heads, segments, key_blocks, dtype=torch.bool, device=device)
     slashes = torch.empty(batch, heads, segments, grid.slashes, dtype=torch.bool, device=device)
     window = grid.window_blocks(config.window_ratio) if config.selection == "window" else 0
     with on_device(masses):
         _select[(groups, splits)](
-            masses.contiguous(), rows, grid.key_range, work, flags, columns.view(torch.uint8), slashes.view(torch.uint8),
+            masses.contiguous(), rows, grid.key_range, work, open_pieces, columns.view(torch.uint8),
+            slashes.view(torch.uint8),
             *rows.expand(batch, -1).stride(), heads, segments, count, grid.nq, grid.nk, grid.query_blocks, key_blocks,
             grid.slashes, grid.shift, board, config.sink_blocks, max(config.local_blocks, window) + grid.crossed,
             config.last_blocks, config.cra, 1 - config.cra, float(config.sampling_margin), config.rows_at_target,
             float(config.density or 0), config.alpha_columns or config.cra, config.alpha_slashes or config.cra,
             1 << (29 - (count - 1).bit_length()),
             KIND="budget" if config.density else config.selection, HAS_RANGE=grid.key_range is not None, BLOCK=grid.block,
-            PIECES=pieces, ROWS=held, SHARED=splits > 1, ROUNDS=ROUNDS,
-            num_warps=min(max(held * pieces // 512, 4), 16), enable_fp_fusion=False, launch_cooperative_grid=splits > 1,
+            PIECES=pieces, ROWS=held, SHARED=splits > 1, ROUNDS=ROUNDS, DIGIT=3 if pieces <= 1024 else 1,
+            num_warps=warps, maxnreg=128, enable_fp_fusion=False, launch_cooperative_grid=splits > 1,
         )  # fmt: skip
         width = min(pieces, 1024)
         _tiles[(triton.cdiv(grid.query_blocks, 4096 // width), batch * heads)](
@@ -80,57 +82,62 @@ def _check(masses, rows, grid, segments):
 
 @functools.cache
 def _processors(device):
-    """How many programs surely run at once: one on each multiprocessor."""
+    """How many multiprocessors there are. 16 warps of 128 registers to a thread surely run at once on each."""
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 @triton.jit
-def _missing(masses_ptr, at, seen, kept, other_ptr, other_at, one, ALL: tl.constexpr):
-    """Masses [ROWS, PIECES] in units of 1 / one; 0 where `kept` or the other direction's flag says that the tile is kept."""
-    mass = (tl.load(masses_ptr + at, mask=seen, other=0.0) * one + 0.5).to(tl.int32)
+def _missing(masses_ptr, at, seen, open, other_ptr, other_at, one, ALL: tl.constexpr):
+    """Masses in units of 1 / one; 0 where `open`, or the other direction's at `other_at`, is 0 and not -1: the tile is kept."""
+    mass = tl.fma(tl.load(masses_ptr + at, mask=seen, other=0.0), one.to(tl.float32), 0.5).to(tl.int32)
     if not ALL:
-        other = tl.load(other_ptr + other_at, mask=seen, other=1)
-        mass = tl.where((kept[None, :] | other.to(tl.int32)) != 0, 0, mass)
+        mass &= open & tl.load(other_ptr + other_at, mask=seen, other=0).to(tl.int32)
     return mass
 
 
 @triton.jit
 def _worth(
-    masses_ptr, rows_ptr, sr_r, done_ptr, flags_ptr, columns, slashes, target, one, count, key_blocks, shift,
+    masses_ptr, rows_ptr, sr_r, list_ptr, listed, next_ptr, open_ptr, columns, slashes, target, one, key_blocks, shift,
     KIND: tl.constexpr, BLOCK: tl.constexpr, PIECES: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """What each column and each slash [PIECES] would bring to the program's rows, how much these lack, and how many lack any."""
-    split, splits = tl.program_id(1), tl.num_programs(1)
-    p = tl.arange(0, PIECES)[None, :]
+    """What each column and each slash [PIECES] would bring to the program's rows and how much these lack. The first `listed` of
+    the list are looked at; those that lack any go into the next list, and their number is returned.
+
+    A tile of masses is [PIECES / 32, ROWS, 32]: a warp then holds whole rows, and few shuffles add a row up."""
+    splits = tl.num_programs(1)
+    HIGH: tl.constexpr = PIECES // 32
+    p = 32 * tl.arange(0, HIGH)[:, None, None] + tl.arange(0, 32)[None, None, :]
+    open_columns, open_slashes = tl.reshape(columns - 1, [HIGH, 1, 32]), tl.reshape(slashes - 1, [HIGH, 1, 32])
     ALL: tl.constexpr = KIND == "independent" or KIND == "window"
-    to_columns, to_slashes = tl.zeros([PIECES], tl.int32), tl.zeros([PIECES], tl.int32)
+    to_columns, to_slashes = tl.zeros([HIGH, ROWS, 32], tl.int32), tl.zeros([HIGH, ROWS, 32], tl.int32)
     lacking, short = 0, 0
-    for start in range(split, count, ROWS * splits):
-        entries = start + tl.arange(0, ROWS) * splits
-        done = tl.load(done_ptr + entries, mask=entries < count, other=1)
-        if tl.min(done, 0) == 0:
-            row = tl.load(rows_ptr + entries * sr_r, mask=done == 0, other=-1).to(tl.int32)
-            real, begin = (row >= 0)[:, None], (entries * key_blocks)[:, None]
-            turned = (row // BLOCK + shift - (PIECES - 1))[:, None]  # place of a slash + turned = its column, and the reverse
-            seen = real & (p < key_blocks) & (p - turned < PIECES)
-            by_column = _missing(masses_ptr, begin + p, seen, columns, flags_ptr + PIECES, p - turned, one, ALL)
-            seen = real & (p + turned >= 0) & (p + turned < key_blocks)
-            by_slash = _missing(masses_ptr, begin + turned + p, seen, slashes, flags_ptr, p + turned, one, ALL)
-            if KIND == "joint":
-                need = tl.maximum(tl.sum(by_column, 1) - one + target, 0)
-                by_column, by_slash = tl.minimum(by_column, need[:, None]), tl.minimum(by_slash, need[:, None])
-                tl.store(done_ptr + entries, (need == 0).to(tl.int32), mask=entries < count)
-                lacking += tl.sum(need, 0)
-                short += tl.sum((need > 0).to(tl.int32), 0)
-            to_columns += tl.sum(by_column, 0)
-            to_slashes += tl.sum(by_slash, 0)
-    return to_columns, to_slashes, lacking, short
+    for start in range(0, listed, ROWS):
+        place = start + tl.arange(0, ROWS)
+        entry = tl.load(list_ptr + place * splits, mask=place < listed, other=0)
+        row = tl.load(rows_ptr + entry * sr_r, mask=place < listed, other=-1).to(tl.int32)
+        real, begin = (row >= 0)[None, :, None], (entry * key_blocks)[None, :, None]
+        turned = (row // BLOCK + shift - (PIECES - 1))[None, :, None]  # place of a slash + turned = its column, and the reverse
+        seen = real & (p < key_blocks) & (p - turned < PIECES)
+        by_column = _missing(masses_ptr, begin + p, seen, open_columns, open_ptr + PIECES, p - turned, one, ALL)
+        seen = real & (p + turned >= 0) & (p + turned < key_blocks)
+        by_slash = _missing(masses_ptr, begin + turned + p, seen, open_slashes, open_ptr, p + turned, one, ALL)
+        if KIND == "joint":
+            need = tl.maximum(tl.sum(tl.sum(by_column, 0), 1) - one + target, 0)
+            by_column = tl.minimum(by_column, need[None, :, None])
+            by_slash = tl.minimum(by_slash, need[None, :, None])
+            lacks = (need > 0).to(tl.int32)
+            tl.store(next_ptr + (short + tl.cumsum(lacks, 0) - 1) * splits, entry, mask=need > 0)
+            lacking += tl.sum(need, 0)
+            short += tl.sum(lacks, 0)
+        to_columns += by_column
+        to_slashes += by_slash
+    return tl.reshape(tl.sum(to_columns, 1), [PIECES]), tl.reshape(tl.sum(to_slashes, 1), [PIECES]), lacking, short
 
 
 @triton.jit
-def _totals(to_columns, to_slashes, lacking, short, board_ptr, round, PIECES: tl.constexpr):
-    """The sums over all programs of the group, which wait for each other here. The board has three places for sums, all 0 at
-    first: while one is added up, the next is cleared, and the one before may still be read."""
+def _hand_in(to_columns, to_slashes, lacking, short, board_ptr, round, PIECES: tl.constexpr):
+    """Add a program's sums to its group's. The board has three places for sums, all 0 at first: while one is added up, the next
+    is cleared, and the one before may still be read."""
     p, two = tl.arange(0, PIECES), tl.arange(0, 2)
     SIZE: tl.constexpr = 2 * PIECES + 2
     here, after = board_ptr + round % 3 * SIZE, board_ptr + (round + 1) % 3 * SIZE
@@ -142,9 +149,16 @@ def _totals(to_columns, to_slashes, lacking, short, board_ptr, round, PIECES: tl
         tl.store(after + PIECES + p, tl.zeros([PIECES], tl.int32))
         tl.store(after + 2 * PIECES + two, tl.zeros([2], tl.int32))
     tl.debug_barrier()
-    arrivals = board_ptr + 3 * SIZE
-    tl.atomic_add(arrivals, 1, sem="release")
-    while tl.atomic_add(arrivals, 0, sem="acquire") < (round + 1) * tl.num_programs(1):
+    tl.atomic_add(board_ptr + 3 * SIZE, 1, sem="release")
+
+
+@triton.jit
+def _totals(board_ptr, round, PIECES: tl.constexpr):
+    """The sums over all programs of the group, which wait for each other here."""
+    p = tl.arange(0, PIECES)
+    SIZE: tl.constexpr = 2 * PIECES + 2
+    here = board_ptr + round % 3 * SIZE
+    while tl.atomic_add(board_ptr + 3 * SIZE, 0, sem="acquire") < (round + 1) * tl.num_programs(1):
         pass
     tl.debug_barrier()
     to_columns = tl.load(here + p, cache_modifier=".cg")
@@ -169,15 +183,17 @@ def _worth_per_tile(worth, price):
 
 
 @triton.jit
-def _best_first(order, amount, more_order, more_amount, limit, most, BITS: tl.constexpr):
+def _best_first(order, amount, more_order, more_amount, limit, most, BITS: tl.constexpr, DIGIT: tl.constexpr):
     """Which of two lists' pieces are bought, highest order first (ties: the first list, then the second from its end), while
     those before them amount to less than `limit`, and none that would make it more than `most`. No sort: the order at which the
-    limit is reached is searched bit by bit."""
+    limit is reached is searched, DIGIT of its BITS at a time."""
     reached = 0
-    for bit in range(BITS):
-        trial = reached | (1 << (BITS - 1 - bit))
-        above = tl.where(order >= trial, amount, 0) + tl.where(more_order >= trial, more_amount, 0)
-        reached = tl.where(tl.sum(above, 0) >= limit, trial, reached)
+    digits = tl.arange(0, 1 << DIGIT)
+    for step in tl.static_range(BITS // DIGIT):
+        trial = reached + (digits << (BITS - (step + 1) * DIGIT))
+        above = tl.where(order[None, :] >= trial[:, None], amount[None, :], 0)
+        above += tl.where(more_order[None, :] >= trial[:, None], more_amount[None, :], 0)
+        reached = tl.max(tl.where((tl.sum(above, 1) >= limit) | (digits == 0), trial, 0), 0)
     above = tl.sum(tl.where(order > reached, amount, 0) + tl.where(more_order > reached, more_amount, 0), 0)
     tied, more_tied = (order == reached) & (reached > 0), (more_order == reached) & (reached > 0)
     ties = tl.where(tied, amount, 0)
@@ -201,11 +217,11 @@ def _share(total, share):
     ]
 )  # fmt: skip
 def _select(
-    masses_ptr, rows_ptr, range_ptr, work_ptr, flags_ptr, columns_ptr, slashes_ptr, sr_b, sr_r, heads, segments, count,
+    masses_ptr, rows_ptr, range_ptr, work_ptr, open_ptr, columns_ptr, slashes_ptr, sr_b, sr_r, heads, segments, count,
     Nq, Nk, query_blocks, key_blocks, slash_count, shift, board, sink, local, last_blocks,
     cra, rest, margin, rows_at_target, density, alpha_columns, alpha_slashes, one,
     KIND: tl.constexpr, HAS_RANGE: tl.constexpr, BLOCK: tl.constexpr, PIECES: tl.constexpr, ROWS: tl.constexpr,
-    SHARED: tl.constexpr, ROUNDS: tl.constexpr,
+    SHARED: tl.constexpr, ROUNDS: tl.constexpr, DIGIT: tl.constexpr,
 ):  # fmt: skip
     """One program of a group (a segment of a head of a batch row). Slashes stand in falling order, PIECES - 1 first, so that both
     the columns' and the slashes' places rise along a row of masses."""
@@ -218,8 +234,8 @@ def _select(
     masses_ptr += group.to(tl.int64) * count * key_blocks
     columns_ptr += group.to(tl.int64) * key_blocks
     slashes_ptr += group.to(tl.int64) * slash_count
-    work_ptr += group.to(tl.int64) * (board + count)
-    flags_ptr += group.to(tl.int64) * 2 * PIECES
+    work_ptr += group.to(tl.int64) * (board + 2 * count)
+    open_ptr += group.to(tl.int64) * 2 * PIECES
 
     # The real key blocks, this segment's query blocks, the real ones of them, and those that are not always kept.
     lowest, highest = lo // BLOCK, tl.where(hi > lo, (hi - 1) // BLOCK, -1)
@@ -230,71 +246,86 @@ def _select(
 
     columns = ((p >= lowest) & (p < lowest + sink) & (p < key_blocks)).to(tl.int32)
     slashes = ((s < local) & (s < slash_count)).to(tl.int32)
+    splits = tl.num_programs(1)
+    list_ptr, listed = work_ptr + board + split, tl.cdiv(count - split, splits)
+    real_rows = 0
+    for start in range(0, count, 1024):
+        entries = start + tl.arange(0, 1024)
+        row = tl.load(rows_ptr + entries * sr_r, mask=entries < count, other=-1)
+        real_rows += tl.sum((row >= 0).to(tl.int32), 0)
+        tl.store(work_ptr + board + entries, entries, mask=(entries < count) & (entries % splits == split))
     if KIND == "joint" or KIND == "budget":
         real = (p >= lowest) & (p <= highest)
         low = tl.maximum(first + shift - p, 0)  # the slashes of a column's tiles
         high = tl.where(real, last_open + shift - p, -1)
         lengths = tl.maximum(high + 1 - low, 0)
+        from_column, to_column = tl.maximum(first + shift - s, lowest), tl.minimum(last_open + shift - s, highest)
         if KIND == "budget":
             all_tiles = tl.sum(tl.maximum(tl.where(real, last + shift - p, -1) + 1 - low, 0), 0)
             budget = (all_tiles.to(tl.float32) * density).to(tl.int32) - (all_tiles - tl.sum(lengths, 0))
             target, enough = one, 0.0
         else:
-            real_rows = 0
-            for start in range(0, count, 1024):
-                entries = start + tl.arange(0, 1024)
-                row = tl.load(rows_ptr + entries * sr_r, mask=entries < count, other=-1)
-                real_rows += tl.sum((row >= 0).to(tl.int32), 0)
             off = tl.minimum(tl.div_rn(margin, tl.sqrt_rn(tl.maximum(real_rows, 1).to(tl.float32))), 1.0)
             target = tl.minimum(((cra + rest * off) * one + 0.5).to(tl.int32), one)
             enough = real_rows.to(tl.float32) * rows_at_target
-        round, going = 0, True
+        round, going, at = 0, True, 0
         while going:
-            tl.store(flags_ptr + p, columns.to(tl.uint8))  # every program of the group writes the same
-            tl.store(flags_ptr + PIECES + p, slashes.to(tl.uint8))
+            tl.store(open_ptr + p, (columns - 1).to(tl.int8))  # every program of the group writes the same
+            tl.store(open_ptr + PIECES + p, (slashes - 1).to(tl.int8))
             tl.debug_barrier()
             to_columns, to_slashes, lacking, short = _worth(
-                masses_ptr, rows_ptr, sr_r, work_ptr + board, flags_ptr, columns, slashes, target, one, count, key_blocks,
-                shift, KIND, BLOCK, PIECES, ROWS,
+                masses_ptr, rows_ptr, sr_r, list_ptr + at, listed, list_ptr + count - at, open_ptr, columns,
+                slashes, target, one, key_blocks, shift, KIND, BLOCK, PIECES, ROWS,
             )  # fmt: skip
+            if KIND == "joint":
+                listed, at = short, count - at
             if SHARED:
-                to_columns, to_slashes, lacking, short = _totals(to_columns, to_slashes, lacking, short, work_ptr, round, PIECES)
+                _hand_in(to_columns, to_slashes, lacking, short, work_ptr, round, PIECES)
             clear = tl.cumsum(((s < slash_count) & (slashes == 0)).to(tl.int32), 0)
             column_price = _between(clear, PIECES - 1 - high, PIECES - 1 - low, PIECES)
             clear = tl.cumsum(((p < key_blocks) & (columns == 0)).to(tl.int32), 0)
-            from_column = tl.maximum(first + shift - s, lowest)
-            slash_price = _between(clear, from_column, tl.minimum(last_open + shift - s, highest), PIECES)
-            column_order = _worth_per_tile(to_columns, column_price)
-            slash_order = _worth_per_tile(to_slashes, slash_price)
+            slash_price = _between(clear, from_column, to_column, PIECES)
+            if KIND == "budget":
+                left = budget - tl.sum(columns * lengths + slashes * slash_price, 0)
+            if SHARED:
+                to_columns, to_slashes, lacking, short = _totals(work_ptr, round, PIECES)
             if KIND == "joint":
                 limit = tl.where((real_rows - short).to(tl.float32) < enough, (lacking + 1) // 2, 0)
-                more_columns, more_slashes = _best_first(
-                    column_order, to_columns, slash_order, to_slashes, limit, 2**31 - 1, 11
-                )  # fmt: skip
             else:
-                left = budget - tl.sum(columns * lengths + slashes * slash_price, 0)
-                column_order = tl.where(column_price <= left, column_order, 0)
-                slash_order = tl.where(slash_price <= left, slash_order, 0)
-                more_columns, more_slashes = _best_first(
-                    column_order, column_price, slash_order, slash_price, tl.maximum(left + 1, 0) // 2, left, 11
-                )  # fmt: skip
-            columns |= more_columns
-            slashes |= more_slashes
+                limit = tl.maximum(left + 1, 0) // 2
             round += 1
-            going = (tl.max(more_columns | more_slashes, 0) > 0) & (round < ROUNDS)
+            going = False
+            if limit > 0:
+                column_order = _worth_per_tile(to_columns, column_price)
+                slash_order = _worth_per_tile(to_slashes, slash_price)
+                if KIND == "joint":
+                    more_columns, more_slashes = _best_first(
+                        column_order, to_columns, slash_order, to_slashes, limit, 2**31 - 1, 12, DIGIT
+                    )  # fmt: skip
+                else:
+                    column_order = tl.where(column_price <= left, column_order, 0)
+                    slash_order = tl.where(slash_price <= left, slash_order, 0)
+                    more_columns, more_slashes = _best_first(
+                        column_order, column_price, slash_order, slash_price, limit, left, 12, DIGIT
+                    )  # fmt: skip
+                columns |= more_columns
+                slashes |= more_slashes
+                going = (tl.max(more_columns | more_slashes, 0) > 0) & (round < ROUNDS)
     else:
+        tl.debug_barrier()
         to_columns, to_slashes, lacking, short = _worth(
-            masses_ptr, rows_ptr, sr_r, work_ptr + board, flags_ptr, columns, slashes, one, one, count, key_blocks,
-            shift, KIND, BLOCK, PIECES, ROWS,
+            masses_ptr, rows_ptr, sr_r, list_ptr, listed, list_ptr, open_ptr, columns, slashes, one, one, key_blocks, shift,
+            KIND, BLOCK, PIECES, ROWS,
         )  # fmt: skip
         if SHARED:
-            to_columns, to_slashes, lacking, short = _totals(to_columns, to_slashes, lacking, short, work_ptr, 0, PIECES)
+            _hand_in(to_columns, to_slashes, lacking, short, work_ptr, 0, PIECES)
+            to_columns, to_slashes, lacking, short = _totals(work_ptr, 0, PIECES)
         none = tl.zeros([PIECES], tl.int32)
         limit = _share(tl.sum(to_columns, 0), alpha_columns)
-        columns |= _best_first(to_columns, to_columns, none, none, limit, 2**31 - 1, 30)[0]
+        columns |= _best_first(to_columns, to_columns, none, none, limit, 2**31 - 1, 30, DIGIT)[0]
         if KIND == "independent":
             limit = _share(tl.sum(to_slashes, 0), alpha_slashes)
-            slashes |= _best_first(none, none, to_slashes, to_slashes, limit, 2**31 - 1, 30)[1]
+            slashes |= _best_first(none, none, to_slashes, to_slashes, limit, 2**31 - 1, 30, DIGIT)[1]
     if split == 0:
         tl.store(columns_ptr + p, columns.to(tl.uint8), mask=p < key_blocks)
         tl.store(slashes_ptr + s, slashes.to(tl.uint8), mask=s < slash_count)
