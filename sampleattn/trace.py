@@ -210,9 +210,15 @@ class Trace:
             counts[layer] = self._layer(layer).read(name).any(axis=1).sum(axis=-1)
         return counts
 
+    def _numbers(self, layer, name, head):
+        values = self._layer(layer).read(name, head).astype(np.float32)
+        if not np.isfinite(values).all():
+            raise TraceError(f"Layer {layer} holds a {name} that is no finite number; record the trace again.")
+        return values
+
     def overview(self, layer: int, head: int) -> np.ndarray:
         """The largest weight of each cell of the whole map. float32 [h, h], h = min(512, N)"""
-        return self._layer(layer).read("overview", head).astype(np.float32)
+        return self._numbers(layer, "overview", head)
 
     def overview_missed(self, layer: int, head: int) -> np.ndarray:
         """The overview in those cells that touch dropped tiles only, 0 elsewhere: what is surely missed. float32 [h, h]"""
@@ -225,7 +231,7 @@ class Trace:
 
     def recall(self, layer: int, head: int) -> np.ndarray:
         """The exact recall of every row. float32 [N]"""
-        return self._layer(layer).read("recall", head).astype(np.float32)
+        return self._numbers(layer, "recall", head)
 
     def block_mask(self, layer: int, head: int) -> np.ndarray:
         """The tiles that are computed. bool [query blocks, key blocks]"""
@@ -242,11 +248,11 @@ class Trace:
 
     def column_mass(self, layer: int, head: int) -> np.ndarray:
         """The share of all rows' mass in each key block. float32 [key blocks]"""
-        return self._layer(layer).read("column_mass", head)
+        return self._numbers(layer, "column_mass", head)
 
     def slash_mass(self, layer: int, head: int) -> np.ndarray:
         """The share of all rows' mass in each slash. float32 [slashes]"""
-        return self._layer(layer).read("slash_mass", head)
+        return self._numbers(layer, "slash_mass", head)
 
     def rows(self, layer: int) -> np.ndarray:
         """The sampled rows whose tile masses are recorded. int32 [R]"""
@@ -257,7 +263,7 @@ class Trace:
 
     def tile_masses(self, layer: int, head: int) -> np.ndarray:
         """The mass in each tile of the sampled rows. float32 [R, key blocks]"""
-        return self._layer(layer).read("tile_masses", head).astype(np.float32)
+        return self._numbers(layer, "tile_masses", head)
 
     def label(self, layer: int, head: int) -> str:
         """The head's pattern (see `patterns.label_heads`); "" if the layer was not analysed."""

@@ -335,6 +335,16 @@ def test_sampled_rows_beyond_the_prompt(copy):
     assert_refused(copy, "rows")
 
 
+@pytest.mark.parametrize("name", ["overview", "recall", "column_mass", "slash_mass", "tile_masses"])
+def test_numbers_that_are_not_finite(copy, name):
+    arrays = load_file(copy / "layers/000.safetensors")
+    for value in (np.nan, np.inf):
+        arrays[name].flat[-1] = value
+        save_file(arrays, copy / "layers/000.safetensors")
+        rehash(copy, "layers/000.safetensors")
+        assert_refused(copy, name, "finite")
+
+
 def headers():
     huge = [2**62, 2**62]
     yield {"recall": {"dtype": "F32", "shape": huge, "data_offsets": [0, 8]}}

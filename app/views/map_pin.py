@@ -17,7 +17,8 @@ def offer(opened, layer: int, head: int) -> None:
     with st.popover("Record this head exactly", icon=":material/push_pin:", width="content"):
         st.markdown(
             "This head was recorded without its queries and keys, so the map ends at the cells of the overview. This runs the "
-            "prompt through the model again, as far as this layer, and adds them."
+            "prompt through the model again, as far as this layer, and adds them: "
+            f"{_megabytes(opened.trace):,.0f} MB where the model runs in float32, half of it else."
         )
         name = opened.trace.meta["model"]["name"]
         if name != "bundled":
@@ -30,6 +31,11 @@ def offer(opened, layer: int, head: int) -> None:
             st.rerun()
         st.caption("Or on the machine with the GPU, and open the trace anew:")
         st.code(COMMAND.format(model=name, layer=layer, head=head), language="bash")
+
+
+def _megabytes(trace) -> float:
+    """What the q and k of one head take in float32."""
+    return 2 * 4 * trace.length * trace.meta["model"]["head_dim"] / 1e6
 
 
 def outcome() -> None:
