@@ -133,6 +133,10 @@ def test_esc_the_breadcrumb_and_the_buttons_change_the_level(page):
         wait(page, lambda: page.keyboard.press("Escape"))
         sizes.append(shown(page)[2])
     assert sizes == [512, 8192, TOKENS]
+    wait(page, lambda: drag(page, *NEEDLE, 4000))
+    wait(page, lambda: page.get_by_role("button", name="8K", exact=True).click())
+    assert shown(page)[2] == pytest.approx(8192, abs=1)
+    wait(page, lambda: page.keyboard.press("0"))
     wait(page, lambda: page.keyboard.press("+"))
     assert shown(page)[2] == TOKENS / 2
     wait(page, lambda: page.get_by_label("Zoom out").click())

@@ -64,11 +64,13 @@ class Panel {
   move() {
     const { map } = this, sizes = crumbs(map.view, map.length);
     this.minimap.draw();
+    const names = sizes.map((size, i) => (i && i === sizes.length - 1 && size <= FEW ? `${Math.round(size)} tokens` : brief(size)));
+    if (names.join() === this.names) return;
+    this.names = names.join();
     this.crumbs.replaceChildren();
     sizes.forEach((size, i) => {
-      const name = i === sizes.length - 1 && i && size <= FEW ? `${Math.round(size)} tokens` : brief(size);
       if (i) this.crumbs.append(make("span", "", "›"));
-      const crumb = this.crumbs.appendChild(button("crumb", name, () => map.resize(size)));
+      const crumb = this.crumbs.appendChild(button("crumb", names[i], () => { map.resize(size); map.stage.focus(); }));
       if (i === sizes.length - 1) crumb.setAttribute("aria-current", "true");
     });
   }
