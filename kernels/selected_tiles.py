@@ -36,7 +36,7 @@ def selected_tiles(masses, rows, grid, config, segments):
     board = 3 * (2 * pieces + 2) + 1 if splits > 1 else 0
     work = torch.zeros(groups, board + 2 * count, dtype=torch.int32, device=device)
     block_mask = torch.empty(batch, heads, grid.query_blocks, key_blocks, dtype=torch.bool, device=device)
-    open_pieces = torch.empty(groups, 2 * pieces, dtype=torch.int8, device=device)
+    open_pieces = torch.empty(groups, 2 * pieces, dtype=torch.int32, device=device)
     columns = torch.empty(batch, heads, segments, key_blocks, dtype=torch.bool, device=device)
     slashes = torch.empty(batch, heads, segments, grid.slashes, dtype=torch.bool, device=device)
     window = grid.window_blocks(config.window_ratio) if config.selection == "window" else 0
@@ -87,27 +87,25 @@ def _processors(device):
 
 
 @triton.jit
-def _missing(masses_ptr, at, seen, open, other_ptr, other_at, one, ALL: tl.constexpr):
-    """Masses in units of 1 / one; 0 where `open`, or the other direction's at `other_at`, is 0 and not -1: the tile is kept."""
-    mass = tl.fma(tl.load(masses_ptr + at, mask=seen, other=0.0), one.to(tl.float32), 0.5).to(tl.int32)
-    if not ALL:
-        mass &= open & tl.load(other_ptr + other_at, mask=seen, other=0).to(tl.int32)
-    return mass
+def _counted(masses, seen, one):
+    """Masses in units of 1 / one, as in `pieces.Samples`."""
+    return tl.fma(tl.load(masses, mask=seen, other=0.0), one.to(tl.float32), 0.5).to(tl.int32)
 
 
 @triton.jit
 def _worth(
-    masses_ptr, rows_ptr, sr_r, list_ptr, listed, next_ptr, open_ptr, columns, slashes, target, one, key_blocks, shift,
+    masses_ptr, rows_ptr, sr_r, list_ptr, listed, next_ptr, open_ptr, target, one, key_blocks, shift,
     KIND: tl.constexpr, BLOCK: tl.constexpr, PIECES: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """What each column and each slash [PIECES] would bring to the program's rows and how much these lack. The first `listed` of
+    """What each column and each slash that is not kept would bring to the program's rows and how much these lack; a kept slash
+    counts too. The first `listed` of
     the list are looked at; those that lack any go into the next list, and their number is returned.
 
-    A tile of masses is [PIECES / 32, ROWS, 32]: a warp then holds whole rows, and few shuffles add a row up."""
+    A tile of masses is [PIECES / 32, ROWS, 32]: a warp then holds whole rows, few shuffles add a row up, and a thread's
+    addresses in it differ by constants."""
     splits = tl.num_programs(1)
     HIGH: tl.constexpr = PIECES // 32
-    p = 32 * tl.arange(0, HIGH)[:, None, None] + tl.arange(0, 32)[None, None, :]
-    open_columns, open_slashes = tl.reshape(columns - 1, [HIGH, 1, 32]), tl.reshape(slashes - 1, [HIGH, 1, 32])
+    high, low = 32 * tl.arange(0, HIGH)[:, None, None], tl.arange(0, 32)[None, None, :]  # place: high + low
     ALL: tl.constexpr = KIND == "independent" or KIND == "window"
     to_columns, to_slashes = tl.zeros([HIGH, ROWS, 32], tl.int32), tl.zeros([HIGH, ROWS, 32], tl.int32)
     lacking, short = 0, 0
@@ -115,12 +113,18 @@ def _worth(
         place = start + tl.arange(0, ROWS)
         entry = tl.load(list_ptr + place * splits, mask=place < listed, other=0)
         row = tl.load(rows_ptr + entry * sr_r, mask=place < listed, other=-1).to(tl.int32)
-        real, begin = (row >= 0)[None, :, None], (entry * key_blocks)[None, :, None]
-        turned = (row // BLOCK + shift - (PIECES - 1))[None, :, None]  # place of a slash + turned = its column, and the reverse
-        seen = real & (p < key_blocks) & (p - turned < PIECES)
-        by_column = _missing(masses_ptr, begin + p, seen, open_columns, open_ptr + PIECES, p - turned, one, ALL)
-        seen = real & (p + turned >= 0) & (p + turned < key_blocks)
-        by_slash = _missing(masses_ptr, begin + turned + p, seen, open_slashes, open_ptr, p + turned, one, ALL)
+        real, slash_0 = (row >= 0)[None, :, None], (row // BLOCK + shift)[None, :, None]
+        turned = slash_0 - (PIECES - 1)  # place of a slash + turned = its column, and the reverse
+        masses = masses_ptr + (entry * key_blocks)[None, :, None] + low
+        seen = high < tl.where(real, tl.minimum(slash_0 + 1, key_blocks), 0) - low
+        by_column = _counted(masses + high, seen, one)
+        if not ALL:
+            by_column &= tl.load(open_ptr + tl.broadcast_to(low, [1, ROWS, 32]) + high, mask=seen, other=0)
+            by_column &= tl.load(open_ptr + PIECES + low - turned + high, mask=seen, other=0)
+        seen = (high >= -turned - low) & (high < tl.where(real, key_blocks - turned, 0) - low)
+        by_slash = _counted(masses + turned + high, seen, one)
+        if not ALL:
+            by_slash &= tl.load(open_ptr + low + turned + high, mask=seen, other=0)
         if KIND == "joint":
             need = tl.maximum(tl.sum(tl.sum(by_column, 0), 1) - one + target, 0)
             by_column = tl.minimum(by_column, need[None, :, None])
@@ -270,15 +274,16 @@ def _select(
             enough = real_rows.to(tl.float32) * rows_at_target
         round, going, at = 0, True, 0
         while going:
-            tl.store(open_ptr + p, (columns - 1).to(tl.int8))  # every program of the group writes the same
-            tl.store(open_ptr + PIECES + p, (slashes - 1).to(tl.int8))
+            tl.store(open_ptr + p, columns - 1)  # -1 is open, 0 kept; every program of the group writes the same
+            tl.store(open_ptr + PIECES + p, slashes - 1)
             tl.debug_barrier()
             to_columns, to_slashes, lacking, short = _worth(
-                masses_ptr, rows_ptr, sr_r, list_ptr + at, listed, list_ptr + count - at, open_ptr, columns,
-                slashes, target, one, key_blocks, shift, KIND, BLOCK, PIECES, ROWS,
+                masses_ptr, rows_ptr, sr_r, list_ptr + at, listed, list_ptr + count - at, open_ptr, target,
+                one, key_blocks, shift, KIND, BLOCK, PIECES, ROWS,
             )  # fmt: skip
             if KIND == "joint":
                 listed, at = short, count - at
+            to_slashes = tl.where(slashes == 0, to_slashes, 0)
             if SHARED:
                 _hand_in(to_columns, to_slashes, lacking, short, work_ptr, round, PIECES)
             clear = tl.cumsum(((s < slash_count) & (slashes == 0)).to(tl.int32), 0)
@@ -314,7 +319,7 @@ def _select(
     else:
         tl.debug_barrier()
         to_columns, to_slashes, lacking, short = _worth(
-            masses_ptr, rows_ptr, sr_r, list_ptr, listed, list_ptr, open_ptr, columns, slashes, one, one, key_blocks, shift,
+            masses_ptr, rows_ptr, sr_r, list_ptr, listed, list_ptr, open_ptr, one, one, key_blocks, shift,
             KIND, BLOCK, PIECES, ROWS,
         )  # fmt: skip
         if SHARED:
