@@ -14,7 +14,8 @@ import triton.language as tl
 from .primitives import INTERPRETED, on_device, real_keys
 
 ROUNDS = 20
-CELLS = 4096  # rows x pieces that a program holds at a time, 16 to a thread
+CELLS = 4096  # rows x pieces that a program holds at a time
+EACH = 16  # of them to a thread
 LARGEST = 8192  # key blocks: a million tokens
 
 
@@ -31,7 +32,7 @@ def selected_tiles(masses, rows, grid, config, segments):
     groups, count = batch * heads * segments, sampled // segments
     pieces = max(32, triton.next_power_of_2(max(key_blocks, grid.slashes)))
     held = min(max(CELLS // pieces, 1), triton.next_power_of_2(max(count, 1)))
-    warps = min(max(held * pieces // 512, 4), 16)
+    warps = min(max(held * pieces // (32 * EACH), 4), 16)
     splits = 1 if INTERPRETED else max(min(16 // warps * _processors(device) // groups, triton.cdiv(count, held)), 1)
     board = 3 * (2 * pieces + 2) + 1 if splits > 1 else 0
     work = torch.zeros(groups, board + 2 * count, dtype=torch.int32, device=device)
@@ -43,9 +44,8 @@ def selected_tiles(masses, rows, grid, config, segments):
     with on_device(masses):
         _select[(groups, splits)](
             masses.contiguous(), rows, grid.key_range, work, open_pieces, columns.view(torch.uint8),
-            slashes.view(torch.uint8),
-            *rows.expand(batch, -1).stride(), heads, segments, count, grid.nq, grid.nk, grid.query_blocks, key_blocks,
-            grid.slashes, grid.shift, board, config.sink_blocks, max(config.local_blocks, window) + grid.crossed,
+            slashes.view(torch.uint8), *rows.expand(batch, -1).stride(), heads, segments, count, grid.nq, grid.nk,
+            grid.query_blocks, key_blocks, grid.slashes, grid.shift, board, config.sink_blocks, max(config.local_blocks, window) + grid.crossed,
             config.last_blocks, config.cra, 1 - config.cra, float(config.sampling_margin), config.rows_at_target,
             float(config.density or 0), config.alpha_columns or config.cra, config.alpha_slashes or config.cra,
             1 << (29 - (count - 1).bit_length()),
@@ -101,41 +101,41 @@ def _worth(
     counts too. The first `listed` of
     the list are looked at; those that lack any go into the next list, and their number is returned.
 
-    A tile of masses is [PIECES / 32, ROWS, 32]: a warp then holds whole rows, few shuffles add a row up, and a thread's
+    A tile of masses is [ROWS, PIECES / 32, 32]: a warp then holds whole rows, few shuffles add a row up, and a thread's
     addresses in it differ by constants."""
     splits = tl.num_programs(1)
     HIGH: tl.constexpr = PIECES // 32
-    high, low = 32 * tl.arange(0, HIGH)[:, None, None], tl.arange(0, 32)[None, None, :]  # place: high + low
+    high, low = 32 * tl.arange(0, HIGH)[None, :, None], tl.arange(0, 32)[None, None, :]  # place: high + low
     ALL: tl.constexpr = KIND == "independent" or KIND == "window"
-    to_columns, to_slashes = tl.zeros([HIGH, ROWS, 32], tl.int32), tl.zeros([HIGH, ROWS, 32], tl.int32)
+    to_columns, to_slashes = tl.zeros([ROWS, HIGH, 32], tl.int32), tl.zeros([ROWS, HIGH, 32], tl.int32)
     lacking, short = 0, 0
     for start in range(0, listed, ROWS):
         place = start + tl.arange(0, ROWS)
         entry = tl.load(list_ptr + place * splits, mask=place < listed, other=0)
         row = tl.load(rows_ptr + entry * sr_r, mask=place < listed, other=-1).to(tl.int32)
-        real, slash_0 = (row >= 0)[None, :, None], (row // BLOCK + shift)[None, :, None]
+        real, slash_0 = (row >= 0)[:, None, None], (row // BLOCK + shift)[:, None, None]
         turned = slash_0 - (PIECES - 1)  # place of a slash + turned = its column, and the reverse
-        masses = masses_ptr + (entry * key_blocks)[None, :, None] + low
+        masses = masses_ptr + (entry * key_blocks)[:, None, None] + low
         seen = high < tl.where(real, tl.minimum(slash_0 + 1, key_blocks), 0) - low
         by_column = _counted(masses + high, seen, one)
         if not ALL:
-            by_column &= tl.load(open_ptr + tl.broadcast_to(low, [1, ROWS, 32]) + high, mask=seen, other=0)
+            by_column &= tl.load(open_ptr + tl.broadcast_to(low, [ROWS, 1, 32]) + high, mask=seen, other=0)
             by_column &= tl.load(open_ptr + PIECES + low - turned + high, mask=seen, other=0)
         seen = (high >= -turned - low) & (high < tl.where(real, key_blocks - turned, 0) - low)
         by_slash = _counted(masses + turned + high, seen, one)
         if not ALL:
             by_slash &= tl.load(open_ptr + low + turned + high, mask=seen, other=0)
         if KIND == "joint":
-            need = tl.maximum(tl.sum(tl.sum(by_column, 0), 1) - one + target, 0)
-            by_column = tl.minimum(by_column, need[None, :, None])
-            by_slash = tl.minimum(by_slash, need[None, :, None])
+            need = tl.maximum(tl.sum(tl.sum(by_column, 1), 1) - one + target, 0)
+            by_column = tl.minimum(by_column, need[:, None, None])
+            by_slash = tl.minimum(by_slash, need[:, None, None])
             lacks = (need > 0).to(tl.int32)
             tl.store(next_ptr + (short + tl.cumsum(lacks, 0) - 1) * splits, entry, mask=need > 0)
             lacking += tl.sum(need, 0)
             short += tl.sum(lacks, 0)
         to_columns += by_column
         to_slashes += by_slash
-    return tl.reshape(tl.sum(to_columns, 1), [PIECES]), tl.reshape(tl.sum(to_slashes, 1), [PIECES]), lacking, short
+    return tl.reshape(tl.sum(to_columns, 0), [PIECES]), tl.reshape(tl.sum(to_slashes, 0), [PIECES]), lacking, short
 
 
 @triton.jit
@@ -218,7 +218,8 @@ def _share(total, share):
     do_not_specialize=[
         "sr_b", "heads", "segments", "count", "Nq", "Nk", "query_blocks", "key_blocks", "slash_count", "shift", "board", "sink",
         "local", "last_blocks", "one",
-    ]
+    ],
+    do_not_specialize_on_alignment=["open_ptr"],  # or its loads of 16 bytes would be everyone's layout
 )  # fmt: skip
 def _select(
     masses_ptr, rows_ptr, range_ptr, work_ptr, open_ptr, columns_ptr, slashes_ptr, sr_b, sr_r, heads, segments, count,
