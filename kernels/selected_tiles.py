@@ -45,8 +45,8 @@ def selected_tiles(masses, rows, grid, config, segments):
         _select[(groups, splits)](
             masses.contiguous(), rows, grid.key_range, work, open_pieces, columns.view(torch.uint8),
             slashes.view(torch.uint8), *rows.expand(batch, -1).stride(), heads, segments, count, grid.nq, grid.nk,
-            grid.query_blocks, key_blocks, grid.slashes, grid.shift, board, config.sink_blocks, max(config.local_blocks, window) + grid.crossed,
-            config.last_blocks, config.cra, 1 - config.cra, float(config.sampling_margin), config.rows_at_target,
+            grid.query_blocks, key_blocks, grid.slashes, grid.shift, board, config.sink_blocks,
+            max(config.local_blocks, window) + grid.crossed, config.last_blocks, config.cra, 1 - config.cra, float(config.sampling_margin), config.rows_at_target,
             float(config.density or 0), config.alpha_columns or config.cra, config.alpha_slashes or config.cra,
             1 << (29 - (count - 1).bit_length()),
             KIND="budget" if config.density else config.selection, HAS_RANGE=grid.key_range is not None, BLOCK=grid.block,
@@ -97,9 +97,8 @@ def _worth(
     masses_ptr, rows_ptr, sr_r, list_ptr, listed, next_ptr, open_ptr, target, one, key_blocks, shift,
     KIND: tl.constexpr, BLOCK: tl.constexpr, PIECES: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """What each column and each slash that is not kept would bring to the program's rows and how much these lack; a kept slash
-    counts too. The first `listed` of
-    the list are looked at; those that lack any go into the next list, and their number is returned.
+    """What each column and each slash [PIECES] would bring to the program's rows (a kept slash's is for the caller to drop), how
+    much these lack, and how many lack any. The first `listed` rows of the list are looked at; those that lack any are the next.
 
     A tile of masses is [ROWS, PIECES / 32, 32]: a warp then holds whole rows, few shuffles add a row up, and a thread's
     addresses in it differ by constants."""
