@@ -8,7 +8,7 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma, warpgroup_mma, warpgroup_mma_wait
 
-from .hopper import descriptor, multiprocessors
+from .hopper import descriptor, multiprocessors, real_keys
 from .primitives import LOG2_E, on_device, padded
 
 BLOCK = gl.constexpr(128)  # rows and keys of a tile
@@ -297,10 +297,7 @@ def _consume(
     while index >= 0:
         block, row = _work(index, all_heads, query_blocks)
         batch, head = (row // heads).to(gl.int64), (row % heads).to(gl.int64)
-        lo, hi = Nk * 0, Nk
-        if HAS_RANGE:
-            lo = gl.maximum(gl.load(range_ptr + 2 * batch), 0)
-            hi = gl.minimum(gl.load(range_ptr + 2 * batch + 1), Nk)
+        lo, hi = real_keys(range_ptr, batch, Nk, HAS_RANGE)
         first = block * BLOCK + WHO * HALF
         positions = first + gl.arange(0, HALF, layout=row_layout) + Nk - Nq
         top = gl.full([HALF], float("-inf"), gl.float32, row_layout)

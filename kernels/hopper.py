@@ -1,9 +1,12 @@
-"""What the Gluon kernels for Hopper share: when they can run, and how a tensor is described to the copy engine (TMA)."""
+"""What the Gluon kernels for Hopper share: when they can run, how a tensor is described to the copy engine (TMA), and the steps
+of a pipeline in which a producer warp streams keys to warpgroups that multiply."""
 
 import functools
 
 import torch
+from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma, warpgroup_mma, warpgroup_mma_wait
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from .primitives import INTERPRETED, padded
@@ -36,3 +39,33 @@ def descriptor(x, rows):
     shape = [1, 1, rows, padded(x.shape[3])]
     layout = gl.NVMMASharedLayout.get_default_for(shape, gl.bfloat16 if x.dtype == torch.bfloat16 else gl.float16)
     return TensorDescriptor(x, list(x.shape), list(x.stride()), shape, layout)
+
+
+@gluon.jit
+def real_keys(range_ptr, batch, Nk, HAS_RANGE: gl.constexpr):
+    """The first and one-past-last real key of a batch row."""
+    lo, hi = Nk * 0, Nk
+    if HAS_RANGE:
+        lo = gl.maximum(gl.load(range_ptr + 2 * batch), 0)
+        hi = gl.minimum(gl.load(range_ptr + 2 * batch + 1), Nk)
+    return lo, hi
+
+
+@gluon.jit
+def send_keys(k_desc, batch, kv_head, start, step, k_smem, k_full, k_empty, STAGES: gl.constexpr):
+    """Copy the keys from `start` on into the stage of the step, as soon as all warpgroups have left it."""
+    stage = step % STAGES
+    mbarrier.wait(k_empty.index(stage), (step // STAGES & 1) ^ 1)
+    mbarrier.expect(k_full.index(stage), k_desc.block_type.nbytes)
+    k_buffer = k_smem.index(stage)._reinterpret(k_desc.dtype, k_desc.block_type.shape, k_desc.layout)
+    tma.async_copy_global_to_shared(k_desc, [batch, kv_head, start, 0], k_full.index(stage), k_buffer)
+
+
+@gluon.jit
+def next_scores(q, zero, step, k_smem, k_full, k_empty, STAGES: gl.constexpr):
+    """q times the keys of the step, in fp32; leaves their stage."""
+    mbarrier.wait(k_full.index(step % STAGES), step // STAGES & 1)
+    scores = warpgroup_mma(q, k_smem.index(step % STAGES).permute((1, 0)), zero, use_acc=False, is_async=True)
+    scores = warpgroup_mma_wait(0, deps=[scores])
+    mbarrier.arrive(k_empty.index(step % STAGES), count=1)
+    return scores

@@ -4,9 +4,9 @@ exponentials, the tensor cores multiply for another."""
 import triton
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
-from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma, warpgroup_mma, warpgroup_mma_wait
+from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma
 
-from .hopper import descriptor
+from .hopper import descriptor, next_scores, real_keys, send_keys
 from .primitives import LOG2_E, on_device, padded
 
 STAGES = {64: 8, 128: 4}  # padded head_dim -> steps of keys in flight
@@ -35,10 +35,7 @@ def _place():
 @gluon.jit
 def _span(range_ptr, batch, block, Nq, Nk, HAS_RANGE: gl.constexpr):
     """Real keys lo .. hi - 1; steps that the block sees, begin .. end - 1; those without a mask, full_begin .. full_end - 1."""
-    lo, hi = Nk * 0, Nk
-    if HAS_RANGE:
-        lo = gl.maximum(gl.load(range_ptr + 2 * batch), 0)
-        hi = gl.minimum(gl.load(range_ptr + 2 * batch + 1), Nk)
+    lo, hi = real_keys(range_ptr, batch, Nk, HAS_RANGE)
     first = block * GROUPS * ROWS + Nk - Nq
     begin, end = lo // KEYS, gl.cdiv(gl.minimum(hi, first + GROUPS * ROWS), KEYS)
     full_begin = gl.cdiv(lo, KEYS)
@@ -69,21 +66,8 @@ def _produce(descs, range_ptr, sizes, q_smem, k_smem, q_full, k_full, k_empty, H
         q_buffer = q_smem.index(part)._reinterpret(q_desc.dtype, q_desc.block_type.shape, q_desc.layout)
         tma.async_copy_global_to_shared(q_desc, [batch, head, (block * GROUPS + part) * ROWS, 0], q_full, q_buffer)
     for t in range(0, end - begin):
-        stage = t % STAGES
-        mbarrier.wait(k_empty.index(stage), (t // STAGES & 1) ^ 1)
-        mbarrier.expect(k_full.index(stage), k_desc.block_type.nbytes)
-        k_buffer = k_smem.index(stage)._reinterpret(k_desc.dtype, k_desc.block_type.shape, k_desc.layout)
         start = _key_tile(t, begin, full_begin, full_end, masked) * KEYS
-        tma.async_copy_global_to_shared(k_desc, [batch, head // group, start, 0], k_full.index(stage), k_buffer)
-
-
-@gluon.jit
-def _scores(q, k_smem, k_full, k_empty, t, zero, STAGES: gl.constexpr):
-    mbarrier.wait(k_full.index(t % STAGES), t // STAGES & 1)
-    scores = warpgroup_mma(q, k_smem.index(t % STAGES).permute((1, 0)), zero, use_acc=False, is_async=True)
-    scores = warpgroup_mma_wait(0, deps=[scores])
-    mbarrier.arrive(k_empty.index(t % STAGES), count=1)
-    return scores
+        send_keys(k_desc, batch, head // group, start, t, k_smem, k_full, k_empty, STAGES)
 
 
 @gluon.jit
@@ -112,13 +96,13 @@ def _consume(
     mbarrier.wait(q_full, 0)
     q = q_smem.index(WHO)
     for t in range(0, masked):
-        scores = _scores(q, k_smem, k_full, k_empty, t, zero, STAGES)
+        scores = next_scores(q, zero, t, k_smem, k_full, k_empty, STAGES)
         keys = _key_tile(t, begin, full_begin, full_end, masked) * KEYS + gl.arange(0, KEYS, layout=gl.SliceLayout(0, layout))
         visible = (keys[None, :] <= positions[:, None]) & (keys[None, :] >= lo) & (keys[None, :] < hi)
         top, total = _add(gl.where(visible, scores, float("-inf")), top, total, scale_log2)
     count = end - begin
     for t in range(masked, count):
-        scores = _scores(q, k_smem, k_full, k_empty, t, zero, STAGES)
+        scores = next_scores(q, zero, t, k_smem, k_full, k_empty, STAGES)
         top, total = _add(scores, top, total, scale_log2)
     alive = (positions < hi) & (total > 0)
     lse = gl.where(alive, (top + gl.log2(gl.where(alive, total, 1.0))) * 0.6931471805599453, float("-inf"))

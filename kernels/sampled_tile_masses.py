@@ -40,7 +40,7 @@ def sampled_tile_masses(q, k, rows, scale=None, key_range=None, block_size=128):
     group, partial = heads // kv_heads, masses.new_empty(batch, heads, tiles, count)
     shared = min(group & -group, HEADS)  # the largest power of 2 that divides the group
     with on_device(q):
-        if block_size == 128 and hopper.fits(k):
+        if block_size == 128 and hopper.fits(q, k):
             tile_logsumexp_hopper(q, k, rows, key_range, partial, scale, shared)
         else:
             warps, stages = CONFIGS[padded(head_dim)]

@@ -49,7 +49,7 @@ def attention_map(
         raise ValueError(f"shape {height} x {width} must be at least 1 x 1 and at most the window's {r1 - r0} x {c1 - c0}")
     if block_mask is not None:
         check_block_mask(block_mask, q, k, block_size)
-    ops = backends.twins(backends.resolve(backend, q.device, q.dtype, block_size))
+    ops = backends.twins(backends.resolve(backend, q.device, q.dtype, block_size, q.shape[3]))
     if lse is None:
         lse = ops.row_logsumexp(q[:, :, r0:r1], k[:, :, : r1 + nk - nq], scale)
     elif lse.shape not in {(*q.shape[:2], nq), (*q.shape[:2], r1 - r0)}:

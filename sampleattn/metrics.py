@@ -23,7 +23,7 @@ def row_recall(
     """
     check_inputs(q, k, padding=padding, scale=scale)
     check_block_mask(block_mask, q, k, block_size)
-    name = backends.resolve("auto", q.device, q.dtype, block_size)
+    name = backends.resolve("auto", q.device, q.dtype, block_size, q.shape[3])
     if name != "torch":
         try:
             return _recall_by_kernels(backends.twins(name), q, k, block_mask, scale, key_range(padding))

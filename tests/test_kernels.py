@@ -204,6 +204,18 @@ def test_rows_without_a_kept_tile(device, dtype, poison):
     assert (out == 0).all() and (lse == -torch.inf).all()
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize(("heads", "count"), [(1, 5000), (2, 700), (8, 1100)])
+def test_many_sampled_rows(device, dtype, poison, heads, count):
+    """In any order and more than once; more of them than the row blocks that a program's share is cut from."""
+    q, k, *_ = inputs(device, dtype, heads=heads, kv_heads=1, nq=900, nk=1000, head_dim=128)
+    rows = torch.randint(-1, 900, (1, count), generator=torch.Generator().manual_seed(count)).to(device)
+    masses, lse = backends.twins("triton").sampled_tile_masses(q, k, rows)
+    twin, twin_lse = reference.sampled_tile_masses(q, k, rows)
+    torch.testing.assert_close(masses, twin, rtol=0, atol=1e-4)
+    torch.testing.assert_close(lse, twin_lse, rtol=0, atol=1e-3)
+
+
 @pytest.mark.parametrize("length", [1, 200, 1500])
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_mask_to_lists_and_back(device, poison, length, share):
