@@ -87,12 +87,11 @@ def _share(total):
 def _produce(k_desc, batch, kv_head, total, ends_smem, ring, STAGES: gl.constexpr):
     k_smem, k_full, k_empty = ring
     first, last = _share(total)
-    before, done = 0, 0
+    before = 0
     for nth in range(0, CHUNK):
         length = gl.max(_of_groups(ends_smem, nth, 1), 0)
         for tile in range(gl.maximum(first - before, 0), gl.minimum(last - before, length)):
-            send_keys(k_desc, batch, kv_head, tile * BLOCK, done, k_smem, k_full, k_empty, STAGES)
-            done += 1
+            send_keys(k_desc, batch, kv_head, tile * BLOCK, before + tile - first, k_smem, k_full, k_empty, STAGES)
         before += length
 
 
@@ -140,7 +139,7 @@ def _consume(given, D: gl.constexpr, HEADS: gl.constexpr, STAGES: gl.constexpr, 
     dims = gl.arange(0, BLOCK_D, layout=gl.SliceLayout(0, wide))
     q = q_smem.index(WHO)
     first, last = _share(total)
-    before, done = 0, 0
+    before = 0
     for nth in range(0, CHUNK):
         ends = _of_groups(ends_smem, nth, 4)
         length = gl.max(ends, 0)
@@ -164,7 +163,7 @@ def _consume(given, D: gl.constexpr, HEADS: gl.constexpr, STAGES: gl.constexpr, 
             seen = gl.maximum(gl.minimum(_only(ends, WHO), end), begin)
             full_begin = gl.minimum(gl.maximum(gl.cdiv(reals[0], BLOCK), begin), seen)
             full_end = gl.maximum(gl.minimum(_only(_of_groups(fulls_smem, nth, 4), WHO), seen), full_begin)
-            ahead = done - begin
+            ahead = before - first  # from a tile to the program's step
             _write_tiles(begin, full_begin, ahead, q, positions, reals, out_ptrs, valid, count, scale_log2, ring, True, STAGES)
             _write_tiles(
                 full_begin, full_end, ahead, q, positions, reals, out_ptrs, valid, count, scale_log2, ring, False, STAGES
@@ -173,7 +172,6 @@ def _consume(given, D: gl.constexpr, HEADS: gl.constexpr, STAGES: gl.constexpr, 
             for step in range(seen + ahead, end + ahead):  # tiles that only other warpgroups see
                 mbarrier.wait(k_full.index(step % STAGES), step // STAGES & 1)
                 mbarrier.arrive(k_empty.index(step % STAGES), count=1)
-            done += end - begin
         before += length
 
 
