@@ -336,7 +336,7 @@ def _consume(
                     )  # fmt: skip
                 done += steps
                 stage = done % STAGES
-                if HAS_RANGE:
+                if HAS_RANGE:  # noqa: SIM102  a constexpr and a value do not mix in one condition
                     if unmasked == steps:
                         _clear_padding(v_smem.index(stage), start, lo, hi)
                 acc = warpgroup_mma(weights.to(dtype), v_smem.index(stage), acc, is_async=True)

@@ -114,8 +114,8 @@ def everything(feed: Feed, density: float) -> Cases:
 
 
 def stages(feed: Feed, density: float) -> Cases:
-    """Stage 1 (the choice of rows included), stage 2 and the index lists, each as the method runs them, for `density`."""
-    yield from _stages(feed, forced(feed.q.device, density=density))
+    """Stage 1 (the choice of rows included), stage 2 and the index lists, each as the method runs them."""
+    yield from _stages(feed, forced(feed.q.device))
 
 
 def _stages(feed, config):
@@ -125,15 +125,15 @@ def _stages(feed, config):
     def grid():
         return Grid(length, length, BLOCK, q.device)
 
-    rows = sampled_rows(grid(), config)
+    rows = sampled_rows(grid(), config, ops)
     masses, lse = ops.sampled_tile_masses(q, k, rows)
     read = rows.numel() * heads * head_dim * q.element_size() + k.nbytes
-    call = _call(lambda: ops.sampled_tile_masses(q, k, sampled_rows(grid(), config)))
+    call = _call(lambda: ops.sampled_tile_masses(q, k, sampled_rows(grid(), config, ops)))
     operations = 2 * heads * head_dim * float((rows + 1).sum())
     yield (Case("stage_1", ops.name, call, None, operations, float(read + masses.nbytes + lse.nbytes)),)
-    selection = select(masses, rows, grid(), config)
+    selection = select(masses, rows, grid(), config, ops)
     mask, share = selection.block_mask, float(selection.density.mean())
-    call = _call(lambda: select(masses, rows, grid(), config))
+    call = _call(lambda: select(masses, rows, grid(), config, ops))
     yield (Case("selection", choice(config), call, share, None, float(masses.nbytes + mask.numel())),)
     if ops.name == "triton":
         from sampleattn.kernels.block_index_lists import block_index_lists
