@@ -15,15 +15,20 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import streamlit as st
 from streamlit.runtime import Runtime
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from app import map_feed
+from app.estimating import Estimates
+from app.figures import heads as figure
 from app.reading import ROOT, telling_head
 from sampleattn.trace import Trace, TraceError
 
 KEPT_TRACES = 12
+# The keys of the what-if page's settings, which are not those of "Use my text".
+WHAT_IF = {name: f"if_{name}" for name in ("cra", "selection", "scope", "sink_blocks", "local_blocks")}
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,11 @@ def _load(path: str, stamp: tuple) -> tuple[Trace, tuple[int, int]]:
     if Path(path).is_file():
         trace = _unpacked(trace, f"{path}{stamp}")
     return trace, telling_head(trace)
+
+
+@st.cache_resource(max_entries=KEPT_TRACES, show_spinner=False)
+def _estimates(path: str, stamp: tuple) -> Estimates:
+    return Estimates(_load(path, stamp)[0])
 
 
 def _unpacked(trace: Trace, name: str) -> Trace:
@@ -141,7 +151,7 @@ def open_demo() -> None:
 def _show(opened: Opened, keep_head: bool = False) -> None:
     _forget_oldest()
     st.session_state["opened"] = opened
-    for key in () if keep_head else ("layer", "head"):
+    for key in () if keep_head else ("layer", "head", *WHAT_IF.values()):
         st.session_state.pop(key, None)
 
 
@@ -161,11 +171,44 @@ def _forget_oldest() -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def choose_picked_head() -> None:
-    """A callback: show the head that was clicked on the board."""
+def pick_head() -> None:
+    """A callback: take the head that was picked on the board; `follow_pick` then goes where it is shown."""
     picked = st.session_state["head_board"]["picked"]
-    if picked:
-        st.session_state["layer"], st.session_state["head"] = (int(number) for number in picked)
+    if not picked:
+        return
+    layer, head = (int(number) for number in picked["place"])
+    names = ("layer_b", "head_b") if picked["act"] == "compare" else ("layer", "head")
+    st.session_state.update(zip(names, (layer, head), strict=True))
+    st.session_state["follow"] = {"compare": "compare", "open": "map"}.get(picked["act"])
+
+
+def follow_pick() -> None:
+    """Go to the page that the last pick asked for, if it did."""
+    path = st.session_state.pop("follow", None)
+    if path:
+        go_to(path)
+
+
+@st.cache_data(max_entries=64, show_spinner="Reading the heads' numbers…")
+def _head_values(path: str, stamp: tuple, field: str, _values) -> np.ndarray:
+    return _values(_load(path, stamp)[0])
+
+
+def head_values(field: str, values) -> np.ndarray:
+    """A number of every head of the open trace, read once: values(trace) -> float [layers, heads]."""
+    opened = current()
+    return _head_values(str(opened.path), _stamp(opened.path), field, values)
+
+
+@st.cache_data(max_entries=4096, show_spinner=False)
+def _thumbnail(path: str, stamp: tuple, layer: int, head: int) -> np.ndarray:
+    return figure.thumbnail(_load(path, stamp)[0].overview(layer, head))
+
+
+def thumbnail(layer: int, head: int) -> np.ndarray:
+    """A small picture of a head of the open trace (see `figures.heads`), made once."""
+    opened = current()
+    return _thumbnail(str(opened.path), _stamp(opened.path), layer, head)
 
 
 def first_head() -> tuple[int, int]:
@@ -216,9 +259,15 @@ def keep_pages(pages: dict) -> None:
     st.session_state["pages"] = pages
 
 
-def go_to(path: str) -> None:
-    """Show another page; the widgets put layer and head back into the URL."""
-    st.switch_page(pages()[path], query_params={})
+def go_to(path: str, **query: str) -> None:
+    """Show another page with what its address shall hold; the widgets put layer and head back into it."""
+    st.switch_page(pages()[path], query_params=query)
+
+
+def go_to_text(text: str, **query: str) -> None:
+    """Show "Use my text" with the text typed in."""
+    st.session_state["typed_text"] = text
+    go_to("text", **query)
 
 
 def job():
@@ -237,6 +286,21 @@ def pin_job():
 
 def keep_pin_job(job) -> None:
     st.session_state["pin_job"] = job
+
+
+def estimates() -> Estimates:
+    """What was estimated of the open trace."""
+    opened = current()
+    return _estimates(str(opened.path), _stamp(opened.path))
+
+
+def estimate_job():
+    """What this tab estimates, and the job that does it; (None, None) if there is none."""
+    return st.session_state.get("estimate_job", (None, None))
+
+
+def keep_estimate_job(wish, job) -> None:
+    st.session_state["estimate_job"] = wish, job
 
 
 def timing_job():

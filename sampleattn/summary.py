@@ -6,6 +6,8 @@ import numpy as np
 
 from sampleattn.trace import Trace
 
+SPARSE_STAGES = ("sampling", "filtering", "sparse_attention")
+
 
 def summarise(trace: Trace) -> dict:
     """The totals of a trace: plain numbers, None where something was not recorded.
@@ -39,6 +41,30 @@ def summarise(trace: Trace) -> dict:
         "continuation": len(output.continuation_dense),
         "first_difference": output.first_difference,
     }
+
+
+def column_share(trace: Trace) -> np.ndarray:
+    """Of all rows' mass in a head's kept columns and in its kept slashes, the share in columns. float [layers, heads]
+
+    A tile of both counts in both; a column or slash kept in any segment counts whole. NaN where not analysed, or nothing is kept.
+    """
+    shares = np.full((trace.layers, trace.heads), np.nan)
+    for layer in trace.recorded_layers:
+        for head in range(trace.heads):
+            columns = trace.column_mass(layer, head)[trace.columns(layer, head)].sum(dtype=np.float64)
+            slashes = trace.slash_mass(layer, head)[trace.slashes(layer, head)].sum(dtype=np.float64)
+            if columns + slashes > 0:
+                shares[layer, head] = columns / (columns + slashes)
+    return shares
+
+
+def sparse_seconds(trace: Trace) -> np.ndarray:
+    """Seconds that each layer's sampling, filtering and sparse attention took; NaN where not recorded. float [layers]"""
+    seconds = np.full(trace.layers, np.nan)
+    for entry in trace.meta["layers"]:
+        if entry["seconds"].keys() >= set(SPARSE_STAGES):
+            seconds[entry["layer"]] = sum(entry["seconds"][stage] for stage in SPARSE_STAGES)
+    return seconds
 
 
 def layer_rows(trace: Trace) -> list[dict]:

@@ -35,7 +35,7 @@ def charts():
     return {
         "map": a_map(),
         "map without overlay": a_map(overlay=False),
-        "heads": heads.chart(values, text, [[HOSTILE] * 4] * 2, 2, "density", True, HOSTILE, HOSTILE),
+        "heads": heads.chart(values, text, [[HOSTILE] * 4] * 2, 2, "density", (0, 1), HOSTILE, HOSTILE),
         "recall": recall.chart(np.linspace(0.5, 1, 3000, dtype=np.float32), 0.95, HOSTILE, HOSTILE),
         "stages": speed.stages({HOSTILE: 1.5, "b": 0.002}, HOSTILE, HOSTILE),
         "by layer": speed.by_layer({"dense": [0.1, 0.2], "sparse": [0.2, np.nan]}, HOSTILE, HOSTILE),
@@ -102,8 +102,21 @@ def test_heads_keep_an_empty_column_between_groups():
     (heat,) = chart.layers
     assert heat.values.shape == (2, 5) and np.isnan(heat.values[:, 2]).all()
     assert chart.x_ticks == ((0.0, "0"), (1.0, "1"), (3.0, "2"), (4.0, "3"))
-    board = heads.board(np.array([[0.5, np.nan]]), [["50%", "–"]], [["a", "b"]], (0, 0), 1, "density", True)
-    assert board["values"] == [[0.5, None]] and (board["low"], board["high"]) == (0.0, 1.0)
+    assert chart.values["mean_of_layer"].tolist() == pytest.approx([0.8 / 3, 0.65])
+    assert chart.values["mean_of_head"].tolist() == pytest.approx([0.3, 0.6, 0.5, 0.6])
+
+
+def test_means_leave_out_what_is_not_known():
+    means = heads.mean_of(np.array([[1, np.nan, 2], [np.nan] * 3]), 1)
+    assert means[0] == 1.5 and np.isnan(means[1])
+
+
+def test_a_thumbnail_shows_the_greatest_weight_of_each_cell():
+    overview = np.zeros((200, 200), np.float32)
+    overview[150, 100], overview[30, 10] = 0.5, 1e-9
+    small = heads.thumbnail(overview)
+    assert small.shape == (64, 64) and small[150 * 64 // 200, 100 * 64 // 200] == 255 and (small > 0).sum() == 1
+    assert heads.thumbnail(overview[:20, :20]).shape == (20, 20)
 
 
 def test_recall_shows_the_least_of_each_group_of_rows():

@@ -20,7 +20,7 @@ def _component(name: str, css: str = "", scripts: tuple[str, ...] = ()):
 MAP_PARTS = ("unpack", "dom", "view", "pictures", "paint", "axes", "address", "readout", "minimap", "panel", "ribbon",
              "pointer", "keys", "main")  # fmt: skip
 _map_canvas = _component("map_canvas", "map/map.css", tuple(f"map/{part}.js" for part in MAP_PARTS))
-_head_board = _component("head_board")
+_head_board = _component("head_board", scripts=("map/unpack.js", "map/dom.js", "head_board.js"))
 _token_line = _component("token_line")
 
 
@@ -30,9 +30,10 @@ def map_canvas(buffer: bytes, key: str, on_asked) -> None:
     _map_canvas(data=buffer, key=key, on_asked_change=on_asked)
 
 
-def head_board(board: dict, key: str, on_pick) -> None:
-    """Draw the board of heads. When a head is clicked, `on_pick` is called; it reads session_state[key]["picked"]."""
-    _head_board(data=board, key=key, on_picked_change=on_pick)
+def head_board(buffer: bytes, key: str, on_pick) -> None:
+    """Draw the board of heads that `figures.heads.board` packed. When a head is picked, `on_pick` is called; it reads
+    session_state[key]["picked"]: {"place": [layer, head], "compare": bool}."""
+    _head_board(data=buffer, key=key, on_picked_change=on_pick)
 
 
 def token_line(pieces: list[str], others: list[str], key: str) -> None:

@@ -1,44 +1,49 @@
-"""The board of all heads: for the page's buttons, and as a chart for files."""
+"""The board of all heads: as one buffer for the page's canvas, and as a chart for files."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from app.figures.chart import Chart, Heat
-from app.figures.palette import RAMP
+from app.figures.head_map import colour_range
+from app.packing import pack
+
+THUMBNAIL = 64
 
 
-def value_range(values: np.ndarray, share: bool) -> tuple[float, float]:
-    """The range that the colours cover: 0 to 1 for shares, else 0 to the greatest value."""
-    finite = values[np.isfinite(values)]
-    return (0.0, 1.0) if share else (0.0, float(finite.max()) if finite.size and finite.max() > 0 else 1.0)
+def mean_of(values: np.ndarray, axis: int) -> np.ndarray:
+    """The mean along an axis of the values that are known; NaN where none is."""
+    known = np.isfinite(values)
+    count = known.sum(axis)
+    return np.where(count, np.where(known, values, 0).sum(axis) / np.maximum(count, 1), np.nan)
 
 
-def board(values, text, details, selected, kv_heads, name, share) -> dict:
-    """What the board's buttons show: number, text, and the sentence read when a head is pointed at."""
-    low, high = value_range(values, share)
-    layers, heads = values.shape
-    return {
-        "layers": layers,
-        "heads": heads,
-        "kv_heads": kv_heads,
-        "values": [[None if value != value else float(value) for value in row] for row in values],
-        "text": text,
-        "details": details,
-        "selected": list(selected),
-        "name": name,
-        "low": low,
-        "high": high,
-        "low_text": f"{low:.0%}" if share else f"{low:.3g}",
-        "high_text": f"{high:.0%}" if share else f"{high:.3g}",
-        "ramp": RAMP,
-    }
+def thumbnail(overview: np.ndarray) -> np.ndarray:
+    """A head's overview in at most 64 x 64 cells, on a log scale: 0 nothing, 255 its greatest weight. uint8 [n, n]"""
+    size = min(THUMBNAIL, len(overview))
+    edges = np.arange(size) * len(overview) // size
+    cells = np.maximum.reduceat(np.maximum.reduceat(overview, edges, axis=0), edges, axis=1)
+    low, high = colour_range(overview)
+    return np.round(255 * np.log(np.clip(cells, low, high) / low) / np.log(high / low)).astype(np.uint8)
 
 
-def chart(values, text, labels, kv_heads, name, share, title, footer) -> Chart:
+def board(values: np.ndarray, dimmed: np.ndarray, header: dict, thumbnails: list[np.ndarray]) -> bytes:
+    """What the board's canvas draws (see components/head_board.js): values float, dimmed bool [layers, heads], thumbnails [n, n].
+
+    header: the words and colours, as the view gives them.
+    """
+    return pack(
+        {"layers": len(values), "heads": values.shape[1], **header},
+        values=values.astype(np.float32),
+        dimmed=dimmed.astype(np.uint8),
+        thumbnails=np.array(thumbnails, np.uint8),
+    )
+
+
+def chart(values, text, labels, kv_heads, name, low_high, title, footer) -> Chart:
     """The board as a heat map; an empty column stands between groups of query heads that share a key head."""
     layers, heads = values.shape
-    group, low_high = heads // kv_heads, value_range(values, share)
+    group = heads // kv_heads
     gaps = list(range(group, heads, group)) if kv_heads < heads else []
     spread = np.insert(values.astype(float), gaps, np.nan, axis=1)
     words = tuple(tuple(np.insert(np.array(row, dtype=object), gaps, "").tolist()) for row in text)
@@ -50,9 +55,12 @@ def chart(values, text, labels, kv_heads, name, share, title, footer) -> Chart:
         y="layer",
         layers=(Heat(spread, (-0.5, width - 0.5), (-0.5, layers - 0.5), name, *low_high, text=words if heads <= 16 else ()),),
         footer=footer,
-        values={"values": values, "labels": np.array(labels)},
+        values={
+            "values": values, "labels": np.array(labels),
+            "mean_of_layer": mean_of(values, 1), "mean_of_head": mean_of(values, 0),
+        },
         downwards=True,
         x_ticks=tuple((float(place), str(head)) for head, place in enumerate(places) if heads <= 32 or head % 8 == 0),
         y_ticks=tuple((float(layer), str(layer)) for layer in range(layers) if layers <= 40 or layer % 4 == 0),
         height=max(320, 26 * layers + 120),
-    )
+    )  # fmt: skip

@@ -1,102 +1,150 @@
-"""All heads on one board: how much is computed of each, how well it is kept, and which pattern it has."""
+"""All heads on one board: which are dear, which break, and where the time goes."""
 
 import numpy as np
 import streamlit as st
 
-from app import export, parts, reading, session
+from app import export, head_numbers, parts, reading, session
 from app.components import head_board
 from app.figures import heads as figure
+from app.figures import palette
+from app.head_numbers import NUMBERS, ORDERS, HeadNumber
 
-MOST_BESIDE = 12
-NUMBERS = {
-    "Density": ("density", True, "exact", "Tiles computed of each head, as a share of its causal tiles. Less is cheaper."),
-    "CRA": ("cra", True, "exact", "The worst row's recall of each head (CRA), over every row of the prompt."),
-    "Rows at target": ("rows_at_target", True, "exact", "The share of all rows of each head whose recall reaches the target."),
-    "Sampled CRA": (
-        "sampled_cra",
-        True,
-        "sampled",
-        "The worst recall among the sampled rows: all that the method itself can see.",
-    ),
-    "Output error": (
-        "output_error",
-        False,
-        "exact",
-        "How far each head's sparse output is from its dense output, relative to the dense one.",
-    ),
-    "Oracle density": (
-        "oracle_density",
-        True,
-        "exact",
-        "The fewest tiles (found greedily) that would bring every row to the target: the limit.",
-    ),
-}
+LISTED = 10
 
 
 def page() -> None:
+    session.follow_pick()
     opened = session.current()
     trace = opened.trace
-    shown = st.segmented_control(
-        "Number", list(NUMBERS), default="Density", required=True, key="number", bind="query-params", label_visibility="collapsed"
-    )
-    field, share, kind, sentence = NUMBERS[shown]
-    values = getattr(trace, field)
-    parts.heading(
-        f"{sentence} {_spread(values, share)}",
-        reading.kind_of(trace, field, kind),
-        lambda: export.menu(f"heads_{field}", lambda: _chart(trace, shown), opened, "heads"),
-    )
-    selected = session.shown_head()
-    beside = trace.heads <= MOST_BESIDE
-    board, picture = st.columns([1.2, 1], gap="medium") if beside else (st.container(), st.container(width=900))
-    with board:
-        head_board(
-            figure.board(values, _text(values, share), _details(trace), selected, trace.kv_heads, shown, share),
-            "head_board",
-            session.choose_picked_head,
+    number = head_numbers.BY_NAME[
+        st.segmented_control(
+            "Number", list(head_numbers.BY_NAME), default=NUMBERS[0].name, required=True, key="number", bind="query-params",
+            label_visibility="collapsed",
         )
-        if beside:
-            _lists(trace)
+    ]  # fmt: skip
+    values = session.head_values(number.field, number.values)
+    threshold, order, wanted = _controls(trace, number, values)
+    holding = number.holding(values, threshold)
+    sentence = _sentence(trace, number, values, holding, threshold)
+    parts.heading(
+        sentence,
+        reading.kind_of(trace, number.field, number.kind),
+        lambda: export.menu(f"heads_{number.field}", lambda: _chart(trace, number, values, sentence), opened, "heads"),
+    )
+    found = head_numbers.matching(trace, wanted)
+    places = [place for place in head_numbers.ordered(number, values, trace.density, order) if found[place]]
+    board, picture = st.columns([1.55, 1], gap="medium")
     with picture:
-        _picture(opened, *selected)
-    if not beside:
-        _lists(trace)
-
-
-def _picture(opened, layer, head) -> None:
-    if parts.drawable(opened.trace, layer):
-        parts.show_map(opened, layer, head, below=340)
-        parts.go_to("map", f"Open layer {layer}, head {head} in Map, with its columns and slashes", ":material/grid_on:")
-
-
-def _lists(trace) -> None:
+        _picture(opened, *session.shown_head())
+    with board:
+        head_board(_board(opened, number, values, holding | ~found, places, order, bool(wanted)), "head_board", session.pick_head)
     _patterns(trace)
     _dense_layers(trace)
 
 
-def _spread(values, share) -> str:
-    finite = values[np.isfinite(values)]
-    if not finite.size:
-        return "No layer of this trace was analysed."
-    low, middle, high = (f"{value:.1%}" if share else f"{value:.3g}" for value in (finite.min(), np.median(finite), finite.max()))
-    return f"Here from {low} to {high}, median {middle}."
+def _picture(opened, layer, head) -> None:
+    if parts.drawable(opened.trace, layer):
+        parts.show_map(opened, layer, head, below=470)
+        parts.go_to("map", f"Open layer {layer}, head {head} in Map, with its columns and slashes", ":material/grid_on:")
 
 
-def _text(values, share):
-    return [["–" if value != value else f"{value:.0%}" if share else f"{value:.2g}" for value in row] for row in values]
+def _controls(trace, number: HeadNumber, values):
+    """The threshold from which a head holds, the order of the list, and what is searched."""
+    low, high = number.range(values)
+    slider, order, search = st.columns([1.3, 1, 1], gap="medium", vertical_alignment="bottom")
+    with slider:
+        if number.hard:
+            threshold = st.slider(
+                f"{number.name}: grey out heads with {number.side}", low, high, min(max(float(number.holds(trace)), low), high),
+                (high - low) / 100, key=f"holds_{number.field}", bind="query-params",
+                format="percent" if number.form == head_numbers.SHARE else "%.3g",
+            )  # fmt: skip
+        else:
+            threshold = 0.0
+            st.caption("Neither way is harder, so nothing is greyed out.")
+    with order:
+        chosen = st.segmented_control("List", ORDERS, format_func=_names(number).get, default=ORDERS[0],
+                                      required=True, key="order", bind="query-params")  # fmt: skip
+    with search:
+        wanted = st.text_input("Find heads", key="find", bind="query-params", placeholder="slash, layer 3, 3.5", max_chars=80)
+    return threshold, chosen, wanted
 
 
-def _details(trace):
+def _names(number: HeadNumber) -> dict[str, str]:
+    """The orders of the list in words."""
+    return dict(zip(ORDERS, ORDERS if number.hard else ("Most columns", "Most slashes", ORDERS[2]), strict=True))
+
+
+def _sentence(trace, number: HeadNumber, values, holding, threshold) -> str:
+    known = np.isfinite(values)
+    if not known.any():
+        return f"{number.sentence} This trace does not hold it for any layer."
+    low, middle, high = (number.text(value) for value in (np.nanmin(values), np.nanmedian(values), np.nanmax(values)))
+    sentence = f"{number.sentence} Here from {low} to {high}, median {middle}"
+    count, all_heads = int((holding & known).sum()), int(known.sum())
+    if not count:
+        return f"{sentence}."
+    return f"{sentence}; {count:,} of {all_heads:,} heads have {number.side} {number.text(threshold)}."
+
+
+def _board(opened, number: HeadNumber, values, dimmed, places, order, searched) -> bytes:
+    trace, (low, high) = opened.trace, number.range(values)
+    listed = places[:LISTED]
+    means = [[number.short(value) for value in figure.mean_of(values, axis)] for axis in (1, 0)]
+    header = {
+        "kv_heads": trace.kv_heads,
+        "name": number.name,
+        "low": low,
+        "high": high,
+        "ends": [number.short(low), number.short(high)],
+        "ramp": palette.RAMP if number.hard else palette.DIFFERENCE_RAMP,
+        "thumbnail_ramp": palette.RAMP,
+        "selected": session.shown_head(),
+        "text": [[number.short(value) for value in row] for row in values],
+        "means": means,
+        "mean_values": [[None if value != value else float(value) for value in figure.mean_of(values, axis)] for axis in (1, 0)],
+        "details": _details(trace, number, values),
+        "list_title": _list_title(number, order, len(places), len(listed), searched),
+        "listed": [{"place": place, "text": _entry(trace, number, values, *place)} for place in listed],
+    }
+    return figure.board(values, dimmed, header, [session.thumbnail(*place) for place in listed])
+
+
+def _list_title(number: HeadNumber, order, count, listed, searched) -> str:
+    if not count:
+        return "No head is found. Search for a pattern, as slash, or for a place, as layer 3 or 3.5." if searched else ""
+    which = f"{count:,} {'layers, one head each' if number.per_layer else 'heads'}{' found' if searched else ''}"
+    return f"{'All' if listed == count else f'The first {listed} of'} {which}: {_names(number)[order].lower()}, {number.name}"
+
+
+def _entry(trace, number: HeadNumber, values, layer, head) -> list[str]:
+    """Two lines of the list: where and what, and the numbers."""
+    label, own = reading.visible(trace.label(layer, head)), number.text(values[layer, head])
+    return [f"Layer {layer}, head {head} · {label} · {own}", " · ".join(_others(trace, number, layer, head)[:3])]
+
+
+def _others(trace, number: HeadNumber, layer, head) -> list[str]:
+    """What else there is to say of a head beside the number on the board."""
+    others = {
+        "density": f"density {trace.density[layer, head]:.1%} (oracle {trace.oracle_density[layer, head]:.1%})",
+        "cra": f"CRA {trace.cra[layer, head]:.3f}",
+        "rows_at_target": f"{trace.rows_at_target[layer, head]:.1%} of rows at target",
+        "output_error": f"output error {trace.output_error[layer, head]:.2g}",
+    }
+    return [words for field, words in others.items() if field != number.field]
+
+
+def _details(trace, number: HeadNumber, values) -> list[list[str]]:
+    """What is read out when a head is pointed at."""
+
     def words(layer, head):
-        if layer not in trace.recorded_layers:
+        if layer not in recorded:
             return f"Layer {layer}, head {head}: no picture. {reading.visible(trace.layer_reason(layer))}"
-        return (
-            f"Layer {layer}, head {head} · {reading.visible(trace.label(layer, head))} · "
-            f"density {trace.density[layer, head]:.1%} (oracle {trace.oracle_density[layer, head]:.1%}) · "
-            f"worst row's recall {trace.cra[layer, head]:.3f} · {trace.rows_at_target[layer, head]:.1%} of rows at target · "
-            f"output error {trace.output_error[layer, head]:.2g}"
-        )
+        own = f"{number.name} {number.text(values[layer, head])}"
+        label = reading.visible(trace.label(layer, head))
+        return " · ".join([f"Layer {layer}, head {head}", label, own, *_others(trace, number, layer, head)])
 
+    recorded = set(trace.recorded_layers)
     return [[words(layer, head) for head in range(trace.heads)] for layer in range(trace.layers)]
 
 
@@ -104,12 +152,11 @@ def _labels(trace):
     return [[trace.label(layer, head) for head in range(trace.heads)] for layer in range(trace.layers)]
 
 
-def _chart(trace, shown):
-    field, share, kind, sentence = NUMBERS[shown]
-    values = getattr(trace, field)
+def _chart(trace, number: HeadNumber, values, sentence):
+    text = [[number.short(value) for value in row] for row in values]
     return figure.chart(
-        values, _text(values, share), _labels(trace), trace.kv_heads, f"{shown} ({kind})", share,
-        f"{sentence} {_spread(values, share)}", reading.footer(trace),
+        values, text, _labels(trace), trace.kv_heads, f"{number.name} ({number.kind})", number.range(values), sentence,
+        reading.footer(trace),
     )  # fmt: skip
 
 

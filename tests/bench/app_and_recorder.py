@@ -20,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "browser"))
 
-from driver import MAP, app, browser, settle  # noqa: E402
+from driver import MAP, app, browser, cell_of, settle  # noqa: E402
 
 CORES = 2
 CLICKS = 10
@@ -41,9 +41,9 @@ def start_to_picture() -> tuple[float, list[float]]:
             clicks = []
             for n in range(CLICKS):
                 layer, head = n % 8, (n * 5 + 1) % 6
-                cell = page.locator(f'button.cell[data-layer="{layer}"][data-head="{head}"]')
+                place = cell_of(page, layer, head)
                 clicked = time.perf_counter()
-                cell.click()
+                page.mouse.click(*place)
                 page.locator(f'{MAP}[data-layer="{layer}"][data-head="{head}"]').wait_for()
                 clicks.append(time.perf_counter() - clicked)
                 page.wait_for_timeout(500)

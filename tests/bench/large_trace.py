@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "browser")]
 
-from driver import app, browser, settle, wait_for_map  # noqa: E402
+from driver import app, browser, cell_of, settle, wait_for_map  # noqa: E402
 from long_trace import write_long_trace  # noqa: E402
 
 from sampleattn.trace import Trace  # noqa: E402
@@ -46,8 +46,9 @@ def clicks(folder: Path, layers: int, heads: int) -> tuple[float, list[float], f
         seconds = []
         for n in range(TIMES):
             layer, head = (5 * n + 1) % layers, (7 * n + 1) % heads
+            place = cell_of(page, layer, head)
             clicked = time.perf_counter()
-            page.locator(f'button.cell[data-layer="{layer}"][data-head="{head}"]').click()
+            page.mouse.click(*place)
             wait_for_map(page, layer=layer, head=head)
             seconds.append(time.perf_counter() - clicked)
             page.wait_for_timeout(300)

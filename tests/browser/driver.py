@@ -14,6 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 MAP = ".root[data-state=ready][data-cells]"
+BOARD = ".root[data-state=ready][data-dimmed]"
 
 
 def free_port() -> int:
@@ -86,6 +87,20 @@ def settle(page) -> None:
         "document.querySelector('[data-testid=stApp]')?.dataset.testScriptState === 'notRunning'", timeout=60_000
     )
     page.wait_for_timeout(400)
+
+
+def cell_of(page, layer: int, head: int) -> tuple[float, float]:
+    """The page's pixel in the middle of a head's cell on the board."""
+    return tuple(
+        page.locator(BOARD).evaluate(
+            """(host, [layer, head]) => {
+                const box = host.querySelector("canvas").getBoundingClientRect(), pair = (text) => text.split(",").map(Number);
+                const { corner, cell, group, gap } = host.dataset, [x, y] = pair(corner), [wide, high] = pair(cell);
+                return [box.x + x + (head + 0.5) * wide + Math.floor(head / group) * gap, box.y + y + (layer + 0.5) * high];
+            }""",
+            [layer, head],
+        )
+    )
 
 
 def wait_for_map(page, other_than: str = "", **facts) -> None:

@@ -6,7 +6,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from driver import CHROMIUM, MAP, ROOT, app, browser, settle
+from driver import BOARD, CHROMIUM, MAP, ROOT, app, browser, cell_of, settle
 from synthetic_trace import write_synthetic_trace
 
 from sampleattn.trace import Trace
@@ -83,7 +83,8 @@ def test_demo_picture_is_seen_and_read_with_mouse_and_keys(page, url, demo):
 
 def test_a_head_clicked_shows_its_map_and_the_link_shows_it_again(page, url, chromium):
     page.goto(f"{url}/heads")
-    page.locator('button.cell[data-layer="2"][data-head="2"]').click()
+    page.locator(BOARD).wait_for()
+    page.mouse.click(*cell_of(page, 2, 2))
     began = time.perf_counter()
     page.locator(f'{MAP}[data-layer="2"][data-head="2"]').wait_for()
     print(f"the clicked head on screen after {time.perf_counter() - began:.2f} s")
