@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -20,7 +21,7 @@ FIELDS = ("density", "recall", "at_target", "worst")
 class Board:
     """Estimates of every head under one config, as `sampleattn.estimate.Estimate` has them; NaN until they are made.
 
-    float [layers, heads] each; ready: the layers that are done.
+    float [layers, heads] each; ready: the layers that are done; over: set when all recorded ones are.
     """
 
     density: np.ndarray
@@ -28,6 +29,7 @@ class Board:
     at_target: np.ndarray
     worst: np.ndarray
     ready: set[int] = field(default_factory=set)
+    over: threading.Event = field(default_factory=threading.Event)
 
 
 class Estimates:
@@ -52,7 +54,7 @@ class Estimates:
 
     def complete(self, config: SampleAttentionConfig) -> bool:
         """Whether all recorded layers are estimated for the config."""
-        return len(self.board(config).ready) == len(self.trace.recorded_layers)
+        return self.board(config).over.is_set()
 
     def all_done(self, config: SampleAttentionConfig) -> bool:
         """Whether `work` would find nothing to do."""
@@ -83,6 +85,8 @@ class Estimates:
                     if job.cancel.is_set():
                         raise Cancelled
                 board.ready.add(layer)
+                if board.ready.issuperset(self.trace.recorded_layers):
+                    board.over.set()
 
             left = [
                 (wanted, layer)

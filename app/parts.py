@@ -12,6 +12,7 @@ from sampleattn.trace import TraceError
 KINDS = {
     "exact": ("green", ":material/check_circle:", "Computed for every row of the prompt."),
     "sampled": ("orange", ":material/scatter_plot:", "Computed for the sampled rows only."),
+    "estimated": ("gray", ":material/query_stats:", "Chosen again from the sampled rows that the trace holds; nothing was run."),
     "timed": ("violet", ":material/timer:", "Timed on this machine, after a warm-up."),
     "recorded": ("blue", ":material/history:", "Measured when it was recorded, on the machine named; not on this one now."),
 }
@@ -37,7 +38,7 @@ def number(label: str, value: str, kind: str, sentence: str) -> None:
 def heading(sentence: str, kind: str, menu) -> None:
     """The line above a figure: what it shows with its numbers, their kind, and the export menu."""
     with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
-        with st.container(horizontal=True, vertical_alignment="center", width="content"):
+        with st.container(horizontal=True, vertical_alignment="center"):
             st.markdown(f"**{reading.plain(sentence)}**", width="content")
             badge(kind)
         menu()

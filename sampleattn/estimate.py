@@ -17,7 +17,7 @@ from sampleattn import backends
 from sampleattn.block_mask import Grid
 from sampleattn.config import SampleAttentionConfig
 from sampleattn.filtering import Selection, select
-from sampleattn.sampling import segment_count
+from sampleattn.sampling import sampled_rows, segment_count
 from sampleattn.trace import Trace
 
 CELLS_AT_ONCE = 1 << 22  # heads x rows x key blocks; the choice takes about 50 bytes for each
@@ -57,7 +57,9 @@ def choose_again(masses: Tensor, rows: Tensor, tokens: int, config: SampleAttent
     Raises ValueError if it chooses by segment and none of the rows lies in one of them.
     """
     grid = Grid(tokens, tokens, config.block_size, masses.device)
-    segments = segment_count(grid, config)
+    segments, sampled = segment_count(grid, config), int((sampled_rows(grid, config) >= 0).sum())
+    # The margin is for the rows that would be sampled, of which fewer may be stored.
+    config = config.replace(sampling_margin=config.sampling_margin * (len(rows) / sampled) ** 0.5)
     masses, rows, fewest = _by_segment(masses, rows, grid, segments)
     if config.scope == "segment" and not fewest:
         raise ValueError(f"the trace holds no sampled row of some of the {segments} segments; choose per head")

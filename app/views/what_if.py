@@ -8,7 +8,7 @@ from app.components import head_board
 from app.figures import heads, interactive, palette, what_if
 from sampleattn.config import SCOPES, SELECTIONS
 
-AT_ONCE = 0.2
+AT_ONCE = 0.8
 BESIDE = 12
 LOWEST = 0.5
 HELP = {
@@ -30,7 +30,9 @@ def page() -> None:
         return
     config, known = _settings(trace.config), session.estimates()
     job = _job(opened, known, config)
-    if job and not job.wait(AT_ONCE):
+    if job:
+        known.board(config).over.wait(AT_ONCE)
+    if job and not job.wait(0.02):
         st.fragment(_while_running, run_every=0.3)(job, opened, known, config)
     else:
         _ended(job)

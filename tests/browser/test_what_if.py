@@ -1,0 +1,89 @@
+"""The what-if page in a real browser: a setting changed by keyboard, the board that follows, its files, the exact run."""
+
+import io
+import statistics
+import time
+
+import numpy as np
+import pytest
+from driver import CHROMIUM, ROOT, app, browser, settle
+from synthetic_trace import write_synthetic_trace
+
+from sampleattn.trace import Trace
+
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")]
+BOARD = ".root[data-state=ready][data-name=Density]"
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    real = ROOT / "data" / "traces" / "demo.zip"
+    if real.is_file():
+        return real
+    folder = tmp_path_factory.mktemp("demo")
+    write_synthetic_trace(folder / "trace", layers=4, heads=6, tokens=1500, pin_layers=())
+    return Trace.load(folder / "trace").save(folder / "demo.zip")
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory, demo):
+    with app(tmp_path_factory.mktemp("elsewhere"), demo) as url, browser() as chromium:
+        context = chromium.new_context(viewport={"width": 1280, "height": 800}, accept_downloads=True)
+        page = context.new_page()
+        page.set_default_timeout(30_000)
+        page.wrong = []
+        page.on("pageerror", lambda error: page.wrong.append(str(error)))
+        page.goto(f"{url}/what_if")
+        page.get_by_text("How good is the estimate?").wait_for()
+        page.locator(BOARD).wait_for()
+        yield page
+        assert page.wrong == [] and page.get_by_test_id("stException").count() == 0
+
+
+def press(page, key: str, target: str) -> float:
+    """Press a key on the target's slider; the seconds until the board's sentence is about this target and all heads."""
+    page.get_by_role("slider").focus()
+    began = time.perf_counter()
+    page.keyboard.press(key)
+    page.get_by_text(f"Target {target}, joint, per head: about").and_(page.get_by_text("mean of all heads")).wait_for()
+    return time.perf_counter() - began
+
+
+def test_the_board_follows_the_slider(page, demo):
+    trace = Trace.load(demo)
+    assert page.get_by_text(f"The recorded settings compute {np.nanmean(trace.density):.1%} of the tiles").is_visible()
+    assert page.get_by_text("Hatched: estimated").count() == 0
+    times = []
+    for step in range(1, 11):
+        times.append(press(page, "ArrowLeft", f"{(95 - step) / 100:g}"))
+        settle(page)
+    print(f"from a key to the board of all heads: median {statistics.median(times):.2f} s, most {max(times):.2f} s of 10")
+    page.get_by_text("Hatched: estimated").wait_for()
+    settle(page)
+    assert "if_cra=0.85" in page.url
+
+
+def test_the_files_hold_the_numbers_on_screen(page):
+    page.get_by_text("What targets cost and keep").wait_for()
+    for button, name in ((0, "values"), (1, "density")):
+        page.get_by_role("button", name="Export").nth(button).click()
+        with page.expect_download() as download:
+            page.get_by_role("button", name="NPZ", exact=True).click()
+        data = np.load(io.BytesIO(download.value.path().read_bytes()))
+        assert np.isfinite(data[name]).all() and "estimated from 512 sampled rows" in str(data["origin"])
+        page.keyboard.press("Escape")
+
+
+def test_settings_outlive_a_look_at_another_page(page):
+    page.get_by_role("link", name="Recall", exact=True).click()
+    page.get_by_text("rows keep at least").first.wait_for()
+    page.get_by_role("link", name="What-if", exact=True).click()
+    page.get_by_text("Target 0.85, joint, per head: about").wait_for()
+
+
+def test_run_exactly_fills_in_use_my_text(page, demo):
+    page.get_by_role("button", name="Run exactly").click()
+    page.get_by_role("heading", name="Your text").wait_for()
+    settle(page)
+    assert page.get_by_role("textbox").first.input_value() == Trace.load(demo).text
+    assert "cra=0.85" in page.url and "0.85" in page.get_by_test_id("stSlider").first.inner_text()
