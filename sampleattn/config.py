@@ -43,7 +43,7 @@ class SampleAttentionConfig:
     scope: str = "head"
     sampling: str = "spread"
     sample_ratio: float = 1 / 32
-    max_sampled_rows: int = 1024
+    max_sampled_rows: int = 512
     sampling_margin: float = 4.0
     segments: int | None = None
     alpha_columns: float | None = None
