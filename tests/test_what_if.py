@@ -59,7 +59,8 @@ def layer():
 
 
 @pytest.mark.parametrize("settings, stored", [
-    (dict(), 96), (dict(scope="segment"), 96), (dict(selection="independent"), 96), (dict(sample_ratio=0.5), 512),
+    (dict(), 96), (dict(scope="segment"), 96), (dict(selection="independent"), 96),
+    (dict(sample_ratio=0.5, max_sampled_rows=1024), 512),
 ])  # fmt: skip
 def test_at_the_recorded_settings_the_estimate_is_what_was_recorded(layer, settings, stored):
     """Masses are stored as float16, so 1 in 100 tiles may differ; of 1,024 rows 512 are stored, so 1 in 20 may."""

@@ -9,13 +9,12 @@ import numpy as np
 import plotly.graph_objects as go
 
 from app.figures.chart import Bars, Chart, Heat, Level, Line, Marks, Outline, Span, Tint
-from app.figures.palette import RAMP
-
-SCALE = [[i / (len(RAMP) - 1), colour] for i, colour in enumerate(RAMP)]
 
 
 def figure(chart: Chart, standalone: bool = False) -> go.Figure:
     """The plotly figure; with `standalone`, title and footer are part of it."""
+    import pandas  # noqa: F401  plotly fails on a pandas that another thread is just importing, so wait for it
+
     fig = go.Figure()
     for layer in chart.layers:
         _add(layer, fig)
@@ -151,7 +150,7 @@ def _(layer: Heat, fig):
         y=_centres(layer.y, height),
         zmin=low,
         zmax=high,
-        colorscale=SCALE,
+        colorscale=[[i / (len(layer.ramp) - 1), colour] for i, colour in enumerate(layer.ramp)],
         colorbar=bar,
         text=[[escape(text) for text in row] for row in layer.text] or None,
         texttemplate="%{text}" if layer.text else None,

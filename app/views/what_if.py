@@ -29,7 +29,7 @@ def page() -> None:
         _nothing_sampled()
         return
     config, known = _settings(trace.config), session.estimates()
-    job = _job(opened, known, config)
+    job = _job(known, config)
     if job:
         known.board(config).over.wait(AT_ONCE)
     if job and not job.wait(0.02):
@@ -72,15 +72,15 @@ def _kept(name) -> dict:
     return dict(key=session.WHAT_IF[name], bind="query-params", persist_state="session")
 
 
-def _job(opened, known, config):
+def _job(known, config):
     """The job that estimates these settings, started if there is something to do; what other settings began is stopped."""
     wish, job = session.estimate_job()
-    if wish == (opened.key, config):
+    if wish == (known, config):
         return job
     if job:
         job.cancel.set()
     job = None if known.all_done(config) else jobs.Job(known.work(config), session.still_here())
-    session.keep_estimate_job((opened.key, config), job)
+    session.keep_estimate_job((known, config), job)
     return job
 
 

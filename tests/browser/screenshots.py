@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from driver import MAP, ROOT, app, browser, settle  # noqa: E402
 from PIL import Image  # noqa: E402
 
-PAGES = ("overview", "text", "heads", "map", "recall", "speed", "output")
+PAGES = ("overview", "text", "heads", "map", "recall", "what_if", "speed", "output")
 ZOOMED = {
     "map_missed": "map?missed=on&view=12600.11200.2048",
     "map_tokens": "map?view=11988.11976.32&at=12000.11990",
