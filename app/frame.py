@@ -4,7 +4,7 @@ import streamlit as st
 
 from app import session
 from app.reading import model_name, plain, title
-from app.views import head_map, heads, output, overview, recall, speed, text, what_if
+from app.views import compare, head_map, heads, output, overview, recall, speed, text, what_if
 from sampleattn.trace import TraceError
 
 STYLE = """<style>
@@ -18,6 +18,7 @@ PAGES = (
     (text.page, TEXT, "text", ":material/edit_note:"),
     (heads.page, "Heads", "heads", ":material/grid_view:"),
     (head_map.page, "Map", "map", ":material/grid_on:"),
+    (compare.page, "Compare", "compare", ":material/compare:"),
     (recall.page, "Recall", "recall", ":material/show_chart:"),
     (what_if.page, "What-if", "what_if", ":material/tune:"),
     (speed.page, "Speed", "speed", ":material/speed:"),

@@ -27,6 +27,8 @@ STATE = {
     "lock": re.compile(r"off|[0-9.e+-]{1,12}"),
 }
 USUAL = {"view": "", "at": "", "colours": "log", "weights": "on", "kept": "on", "missed": "off", "sink": "show", "lock": "off"}
+PALETTE = {"ramp": palette.RAMP, "missed_ramp": palette.MISSED_RAMP, "difference_ramp": palette.DIFFERENCE_RAMP,
+           "kept": palette.KEPT, "dropped": palette.DROPPED}  # fmt: skip
 
 _workers = ThreadPoolExecutor(WORKERS, "map")
 
@@ -58,7 +60,7 @@ def message(trace, layer: int, head: int, asked: dict | None, state: dict, compa
         "state": state,
         "compact": compact,
         "below": below,
-        "palette": {"ramp": palette.RAMP, "missed_ramp": palette.MISSED_RAMP, "kept": palette.KEPT, "dropped": palette.DROPPED},
+        "palette": PALETTE,
     }
     planes = {}
     if holds.get("prompt") != prompt_id:
@@ -74,6 +76,31 @@ def message(trace, layer: int, head: int, asked: dict | None, state: dict, compa
         header["tiles"] = {"head": head_id, "places": places}
         planes |= {"tile_weights": weights, "tile_missed": missed}
     return pack(header, **planes)
+
+
+def comparison(sides, titles: tuple[str, str], asked: dict | None, state: dict, below: int) -> bytes:
+    """The buffer for two maps side by side (see components/map/compare.js): the message of each.
+
+    sides: (trace, layer, head) of A and of B. asked: {"a", "b"}, each as `message` takes it, or None.
+    """
+    asked = asked if isinstance(asked, dict) else {}
+    messages = {
+        name: np.frombuffer(message(*side, asked.get(name), state, compact=True, below=below), np.uint8)
+        for name, side in zip("ab", sides, strict=True)
+    }
+    return pack({"titles": titles, "difference": comparable(*sides), "palette": PALETTE}, **messages)
+
+
+def comparable(a, b) -> bool:
+    """Whether the maps of A and B, each (trace, layer, head), have the same tokens and cells, so that they can be subtracted."""
+    return a[0].length == b[0].length
+
+
+def difference(a, b, view: str) -> tuple[np.ndarray, tuple[int, int], tuple[int, int]]:
+    """The weights of A minus those of B in a view, its rows and its columns; exact if both heads are pinned (see `window`)."""
+    exact = all(trace.pinned(layer, head) for trace, layer, head in (a, b))
+    (first, rows, cols), (second, _, _) = (window(*side, view, exact) for side in (a, b))
+    return first - second, rows, cols
 
 
 def _text(trace) -> dict[str, np.ndarray]:
@@ -166,10 +193,11 @@ def _tiles(trace, layer, head, places):
     return places[: len(done)], weights, missed
 
 
-def window(trace, layer: int, head: int, view: str) -> tuple[np.ndarray, tuple[int, int], tuple[int, int]]:
+def window(trace, layer: int, head: int, view: str, exact: bool = True) -> tuple[np.ndarray, tuple[int, int], tuple[int, int]]:
     """The weights of a view ("row.col.size", "" is the whole map) in at most 512 x 512 cells, its rows and its columns.
 
-    Exact if the head is pinned and the view is part of the map; else cells of the overview, whose edges then move the window's.
+    Exact if the head is pinned and the view is part of the map, unless `exact` is declined; else cells of the overview, whose
+    edges then move the window's.
     """
     overview, length = trace.overview(layer, head), trace.length
     if not view:
@@ -177,7 +205,7 @@ def window(trace, layer: int, head: int, view: str) -> tuple[np.ndarray, tuple[i
     row, col, size = (int(part) for part in view.split("."))
     size = min(max(size, 1), length)
     row, col = (min(start, length - size) for start in (row, col))
-    if trace.pinned(layer, head):
+    if exact and trace.pinned(layer, head):
         rows, cols = (row, row + size), (col, col + size)
         return trace.window(layer, head, rows, cols, (512, 512)), rows, cols
     cells = len(overview)

@@ -98,6 +98,11 @@ def current() -> Opened:
     return opened
 
 
+def second() -> Opened:
+    """The trace that B of Compare is taken from."""
+    return current()
+
+
 def _from_link() -> Opened | None:
     key = st.query_params.get("trace")
     if not key:

@@ -19,7 +19,9 @@ def _component(name: str, css: str = "", scripts: tuple[str, ...] = ()):
 
 MAP_PARTS = ("unpack", "dom", "view", "pictures", "paint", "axes", "address", "readout", "minimap", "panel", "ribbon",
              "pointer", "keys", "main")  # fmt: skip
-_map_canvas = _component("map_canvas", "map/map.css", tuple(f"map/{part}.js" for part in MAP_PARTS))
+_map_scripts = tuple(f"map/{part}.js" for part in MAP_PARTS)
+_map_canvas = _component("map_canvas", "map/map.css", (*_map_scripts, "map/entry.js"))
+_map_compare = _component("map_compare", "map/map.css", (*_map_scripts, "map/compare.js"))
 _head_board = _component("head_board", scripts=("map/unpack.js", "map/dom.js", "head_board.js"))
 _token_line = _component("token_line")
 
@@ -28,6 +30,11 @@ def map_canvas(buffer: bytes, key: str, on_asked) -> None:
     """Paint the map that `map_feed.message` packed. When it needs more, or its state changes, `on_asked` is called and the
     fragment runs again; session_state[key]["asked"] says what is asked."""
     _map_canvas(data=buffer, key=key, on_asked_change=on_asked)
+
+
+def map_compare(buffer: bytes, key: str, on_asked) -> None:
+    """Paint the maps that `map_feed.comparison` packed side by side; `on_asked` as for `map_canvas`."""
+    _map_compare(data=buffer, key=key, on_asked_change=on_asked)
 
 
 def head_board(buffer: bytes, key: str, on_pick) -> None:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from app.figures.palette import RAMP
+
 SYMBOLS = ("circle", "square", "diamond", "triangle", "cross")
 
 
@@ -56,7 +58,7 @@ class Bars:
 
 @dataclass(frozen=True)
 class Heat:
-    """A matrix of values; x and y are the edges' first and last coordinates. NaN cells stay empty."""
+    """A matrix of values in the colours of a ramp; x and y are the edges' first and last coordinates. NaN cells stay empty."""
 
     values: np.ndarray
     x: tuple[float, float]
@@ -66,6 +68,7 @@ class Heat:
     high: float
     log: bool = False
     text: tuple[tuple[str, ...], ...] = ()
+    ramp: tuple[str, ...] = RAMP
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from app.figures.chart import Chart, Heat, Marks, Outline, Tint
-from app.figures.palette import DROPPED, KEPT
+from app.figures.palette import DIFFERENCE_RAMP, DROPPED, KEPT
 
 LOWEST = 1e-5
 
@@ -39,10 +39,7 @@ def chart(weights, mask, columns, slashes, block_size, length, rows, cols, scale
     """
     low, high = colour_range(weights)
     (r0, r1), (c0, c1) = rows, cols
-    row_edges, column_edges = (
-        start + np.arange(cells + 1) * (stop - start) // cells
-        for (start, stop), cells in zip((rows, cols), weights.shape, strict=True)
-    )
+    row_edges, column_edges = _edges(rows, cols, weights.shape)
     causal = column_edges[None, :-1] < row_edges[1:, None]
     x, y, log = (float(c0), float(c1)), (float(r0), float(r1)), scale == "log"
     shown = np.where(causal, weights, np.nan)
@@ -71,6 +68,31 @@ def chart(weights, mask, columns, slashes, block_size, length, rows, cols, scale
         square=True,
         height=720,
     )  # fmt: skip
+
+
+def difference(values, rows, cols, title, footer) -> Chart:
+    """A window of one head's map minus another's: values [h, w], on a linear scale that reaches as far on both sides."""
+    row_edges, column_edges = _edges(rows, cols, values.shape)
+    high = max(float(np.abs(values).max(initial=0)), 10 * LOWEST)
+    shown = np.where(column_edges[None, :-1] < row_edges[1:, None], values, np.nan)
+    x, y = tuple(map(float, cols)), tuple(map(float, rows))
+    heat = Heat(shown, x, y, "weight in A − weight in B", -high, high, ramp=DIFFERENCE_RAMP)
+    return Chart(
+        title=title,
+        x="key (token)",
+        y="query (token)",
+        layers=(heat,),
+        footer=footer,
+        values={"difference": values, "rows": np.array(rows), "cols": np.array(cols)},
+        downwards=True,
+        square=True,
+        height=720,
+    )
+
+
+def _edges(rows, cols, shape):
+    """Where the cells of a window begin and end, in tokens."""
+    return tuple(start + np.arange(n + 1) * (stop - start) // n for (start, stop), n in zip((rows, cols), shape, strict=True))
 
 
 def _clipped(pieces, rows, cols):

@@ -13,11 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 
 from app.figures.chart import Bars, Chart, Heat, Level, Line, Marks, Outline, Span, Tint
-from app.figures.palette import RAMP
 
 STYLE = {"svg.fonttype": "none", "pdf.fonttype": 42, "font.size": 9, "text.parse_math": False, "hatch.linewidth": 0.4}
 MARKERS = {"circle": "o", "square": "s", "diamond": "D", "triangle": "^", "cross": "X"}
-WEIGHTS = LinearSegmentedColormap.from_list("weights", RAMP)
 
 
 def picture(chart: Chart, kind: str) -> bytes:
@@ -113,7 +111,8 @@ def _(layer: Heat, axes):
     norm = LogNorm(layer.low, layer.high) if layer.log else Normalize(layer.low, layer.high)
     shown = np.ma.masked_invalid(layer.values)
     shown = np.ma.maximum(shown, layer.low) if layer.log else shown
-    image = axes.imshow(shown, cmap=WEIGHTS, norm=norm, extent=_extent(layer), aspect="auto", interpolation="nearest")
+    colours = LinearSegmentedColormap.from_list("ramp", layer.ramp)
+    image = axes.imshow(shown, cmap=colours, norm=norm, extent=_extent(layer), aspect="auto", interpolation="nearest")
     bar = axes.figure.colorbar(image, ax=axes, label=layer.name, fraction=0.046, pad=0.02)
     bar.ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     height, width = layer.values.shape

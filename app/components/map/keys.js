@@ -5,7 +5,7 @@ function pressed(map, event) {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   const acts = map.compact ? {} : {
     "+": () => map.zoom(0.5), "=": () => map.zoom(0.5), "-": () => map.zoom(2), _: () => map.zoom(2),
-    0: () => map.whole(), Home: () => map.whole(), g: () => map.panel.goto.focus(), Enter: () => map.cross && map.pin(map.cross),
+    0: () => map.whole(), Home: () => map.whole(), g: () => map.panel?.goto.focus(), Enter: () => map.cross && map.pin(map.cross),
   };
   const act = event.key in STEPS ? () => step(map, event) : event.key === "Escape" ? () => up(map) : acts[event.key];
   if (!act) return;

@@ -3,19 +3,20 @@
 const SETTLED = 60, SETTLED_CROSS = 500, MOST_ASKED = 48, MOST_HEADS = 4, PANEL = 400;
 
 class MapView {
-  constructor(host, compact, palette) {
+  // compact: neither zoom nor panel. panel: the lists and switches at the right, and the tracks around the map.
+  constructor(host, compact, palette, panel = !compact) {
     Object.assign(this, { host, compact, colours: palette, state: { ...STATE }, heads: new Map(), tiles: new Tiles(), serial: 0, side: 0, cross: null, pinned: false });
     choosePalette(palette);
     host.replaceChildren();
-    host.classList.toggle("compact", compact);
-    this.margin = compact ? { left: 56, top: 6, right: 6, bottom: 34, track: 0 } : { left: 124, top: 54, right: 6, bottom: 56, track: 66 };
+    host.classList.toggle("compact", !panel);
+    this.margin = !panel ? { left: 56, top: 6, right: 6, bottom: 34, track: 0 } : { left: 124, top: 54, right: 6, bottom: 56, track: 66 };
     const top = host.appendChild(make("div", "top"));
     this.stage = top.appendChild(make("div", "stage"));
     this.stage.tabIndex = 0;
     this.stage.setAttribute("role", "application");
     this.picture = this.stage.appendChild(make("canvas"));
     this.lines = this.stage.appendChild(make("canvas"));
-    if (compact) this.legend = this.stage.appendChild(make("div", "legend"));
+    if (!panel) this.legend = this.stage.appendChild(make("div", "legend"));
     else {
       this.panel = new Panel(this, top.appendChild(make("div", "panel")));
       this.ribbon = new Ribbon(this, this.panel.root.appendChild(make("div", "ribbons")));
@@ -146,7 +147,7 @@ class MapView {
     this.cross = cross;
     if (this.pinned) this.later(SETTLED_CROSS);
     this.drawCross();
-    describe(this);
+    this.read();
     this.ribbon?.mark();
   }
   pin(cross) {
@@ -189,12 +190,19 @@ class MapView {
     if (!tell && known && state === this.told && (!tiles.length || (asked === this.asked && !more))) return;
     Object.assign(this, { told: state, asked });
     this.serial += 1;
-    this.send({ serial: this.serial, holds: { prompt: this.prompt?.id ?? "", heads: [...this.heads.keys()] }, head: this.head?.id ?? "", tiles, state: state && JSON.parse(state) });
+    this.send(this.question());
+  }
+
+  // What is held, what is missing, and the state.
+  question() {
+    const known = this.prompt && this.head;
+    return { serial: this.serial, holds: { prompt: this.prompt?.id ?? "", heads: [...this.heads.keys()] }, head: this.head?.id ?? "",
+      tiles: known && this.side ? this.missing().slice(0, MOST_ASKED) : [], state: known ? JSON.parse(this.stateText()) : null };
   }
 
   // Drawing.
   fit() {
-    const { host, margin } = this, room = host.clientWidth - margin.left - margin.right - (this.compact ? 0 : PANEL);
+    const { host, margin } = this, room = host.clientWidth - margin.left - margin.right - (this.panel ? PANEL : 0);
     if (!this.head || !host.clientWidth) return;
     const side = Math.max(260, Math.min(room, Math.max(320, window.innerHeight - this.below)));
     if (side === this.side) return;
@@ -227,6 +235,9 @@ class MapView {
     this.frame = requestAnimationFrame(() => { this.frame = null; this.draw(); });
   }
 
+  explain() { drawLegend(this, this.legend); }
+  read() { describe(this); }
+
   pen(canvas) {
     const context = canvas.getContext("2d"), dense = window.devicePixelRatio || 1;
     context.setTransform(dense, 0, 0, dense, 0, 0);
@@ -248,12 +259,12 @@ class MapView {
     context.restore();
     drawTicks(this, context);
     drawMarks(this, context);
-    if (!this.compact) { drawRecall(this, context); drawMass(this, context); }
+    if (this.panel) { drawRecall(this, context); drawMass(this, context); }
     this.panel?.move();
     this.panel?.show();
-    if (this.compact) drawLegend(this, this.legend);
+    if (this.legend) this.explain();
     this.drawCross();
-    describe(this);
+    this.read();
     const { view } = this, waiting = this.missing().length;
     Object.assign(this.host.dataset, { layer: head.layer, head: head.head, scale: state.colours, overlay: state.kept === "on", keptTiles: head.kept_tiles,
       cells: head.cells.join("x"), view: [view.row, view.col, view.size].map(Math.round).join(","), level: this.level(), waiting, state: waiting ? "loading" : "ready" });
@@ -274,16 +285,4 @@ class MapView {
       context.stroke();
     }
   }
-}
-
-const views = new WeakMap();
-
-export default function ({ data, parentElement, setStateValue }) {
-  const host = parentElement.querySelector(".root");
-  if (data) {
-    const message = unpack(data);
-    if (!views.has(host)) views.set(host, new MapView(host, message.compact, message.palette));
-    views.get(host).receive(message, (asked) => setStateValue("asked", asked));
-  }
-  return () => { views.get(host)?.close(); views.delete(host); };
 }

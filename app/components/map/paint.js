@@ -36,9 +36,10 @@ function paintCells(picture, look) {
 }
 
 const PALETTE = {};
-function choosePalette({ ramp, missed_ramp }) {
+function choosePalette({ ramp, missed_ramp, difference_ramp }) {
   PALETTE.weights = colourTable(ramp);
   PALETTE.missed = colourTable(missed_ramp);
+  PALETTE.difference = colourTable(difference_ramp);
 }
 
 // The part of a picture that the view shows, scaled to it: sharp cells when enlarged.

@@ -8,21 +8,13 @@ class Panel {
     const side = place.appendChild(make("div", "side"));
     this.crumbs = side.appendChild(make("nav", "crumbs"));
     this.crumbs.setAttribute("aria-label", "Zoom levels");
-    this.steps(side);
+    makeSteps(map, side);
     this.jump(side);
     this.note = side.appendChild(make("div", "note"));
     this.switches = parent.appendChild(make("div", "switches"));
     this.legend = parent.appendChild(make("div", "legend"));
     this.lists = parent.appendChild(make("div", "lists"));
-    this.drawSwitches();
-  }
-
-  steps(parent) {
-    const { map } = this, row = parent.appendChild(make("div", "steps"));
-    for (const [sign, name, act] of [["+", "Zoom in", () => map.zoom(0.5)], ["−", "Zoom out", () => map.zoom(2)], ["⤢", "Whole map", () => map.whole()]]) {
-      const step = row.appendChild(button("step", sign, act));
-      step.title = step.ariaLabel = name;
-    }
+    this.update = makeSwitches(map, this.switches);
   }
 
   jump(parent) {
@@ -38,26 +30,6 @@ class Panel {
       this.map.jump(clamp(query, 0, this.map.length - 1), clamp(key, 0, this.map.length - 1), 64);
       this.map.stage.focus();
     };
-  }
-
-  // [state, value when on, value when off, label, help]
-  drawSwitches() {
-    const entries = [
-      ["weights", "on", "off", "Weights", "Attention weights, as colours"],
-      ["kept", "on", "off", "Kept blocks", "Blue borders around the tiles that are computed, stripes over the dropped ones"],
-      ["missed", "on", "off", "Missed mass", "Weights outside the kept tiles, in orange"],
-      ["colours", "log", "linear", "Log colours", "Logarithmic colours; off: linear"],
-      ["sink", "hide", "show", "Hide sink", "Leave the sink blocks out, and out of the colour range"],
-      ["lock", "on", "off", "Lock scale", "Keep the colour range when another head is shown"],
-    ];
-    this.inputs = entries.map(([name, on, off, text, help]) => {
-      const label = this.switches.appendChild(make("label")), input = label.appendChild(make("input"));
-      input.type = "checkbox";
-      input.onchange = () => this.map.set(name, input.checked ? on : off);
-      label.append(text);
-      label.title = help;
-      return () => { input.checked = name === "lock" ? this.map.state.lock !== "off" : this.map.state[name] === on; };
-    });
   }
 
   // After the view moved.
@@ -78,7 +50,7 @@ class Panel {
   // After the head, its colours or its loading changed.
   show() {
     const { map } = this, level = map.level();
-    for (const update of this.inputs) update();
+    this.update();
     this.note.textContent = map.head.pinned
       ? level > map.head.coarsest ? `Each pixel is the greatest weight of ${brief(map.cellSize())} × ${brief(map.cellSize())} tokens.`
         : map.missing().length ? "Computing exact weights…" : level ? `Exact; each pixel is the greatest of ${2 ** level} × ${2 ** level} tokens.` : "Exact weight of every token pair."
@@ -117,6 +89,37 @@ class Panel {
   }
 }
 
+// [state, value when on, value when off, label, help]
+const SWITCHES = [
+  ["weights", "on", "off", "Weights", "Attention weights, as colours"],
+  ["kept", "on", "off", "Kept blocks", "Blue borders around the tiles that are computed, stripes over the dropped ones"],
+  ["missed", "on", "off", "Missed mass", "Weights outside the kept tiles, in orange"],
+  ["colours", "log", "linear", "Log colours", "Logarithmic colours; off: linear"],
+  ["sink", "hide", "show", "Hide sink", "Leave the sink blocks out, and out of the colour range"],
+  ["lock", "on", "off", "Lock scale", "Keep the colour range when another head is shown"],
+];
+
+// Boxes to tick for what is drawn; returns a function that ticks them as the map's state is.
+function makeSwitches(map, parent, without = []) {
+  const updates = SWITCHES.filter(([name]) => !without.includes(name)).map(([name, on, off, text, help]) => {
+    const label = parent.appendChild(make("label")), input = label.appendChild(make("input"));
+    input.type = "checkbox";
+    input.onchange = () => map.set(name, input.checked ? on : off);
+    label.append(text);
+    label.title = help;
+    return () => { input.checked = name === "lock" ? map.state.lock !== "off" : map.state[name] === on; };
+  });
+  return () => { for (const update of updates) update(); };
+}
+
+function makeSteps(map, parent) {
+  const row = parent.appendChild(make("div", "steps"));
+  for (const [sign, name, act] of [["+", "Zoom in", () => map.zoom(0.5)], ["−", "Zoom out", () => map.zoom(2)], ["⤢", "Whole map", () => map.whole()]]) {
+    const step = row.appendChild(button("step", sign, act));
+    step.title = step.ariaLabel = name;
+  }
+}
+
 function drawLegend(map, parent) {
   const { head, colours } = map, bar = (ramp) => {
     const strip = make("span", "bar");
@@ -138,7 +141,7 @@ function drawLegend(map, parent) {
     entry(kept, "kept: computed");
     entry(dropped, "dropped: not computed");
   }
-  if (!map.compact) return;
+  if (map.panel) return;
   for (const [sign, name] of [["▲", counted(head.columns.length, "column", "columns")], ["◀", counted(head.slashes.length, "slash", "slashes")]]) {
     const mark = make("span", "", sign);
     mark.style.color = colours.kept;

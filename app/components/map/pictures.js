@@ -20,11 +20,13 @@ class Picture {
 
   painted(look) {
     if (this.paintedAs !== look.name) {
-      this.canvas = paintCells(this, look);
+      this.canvas = this.paint(look);
       this.paintedAs = look.name;
     }
     return this.canvas;
   }
+
+  paint(look) { return paintCells(this, look); }
 }
 
 // The exact tiles of one head, by level and place: tile (level, i, j) covers 128 * 2 ** level tokens each way.

@@ -1,0 +1,128 @@
+"""Compare in a real browser: two heads with one window and one scale, their difference, and the state in the address."""
+
+import pytest
+from driver import BOARD, CHROMIUM, app, browser, cell_of, settle
+from synthetic_trace import write_synthetic_trace
+
+from sampleattn.trace import Trace
+
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")]
+
+
+@pytest.fixture(scope="module")
+def trace(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compare")
+    write_synthetic_trace(folder / "trace", layers=2, heads=4, tokens=1024)
+    return Trace.load(folder / "trace")
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with browser() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory, trace):
+    folder = tmp_path_factory.mktemp("elsewhere")
+    with app(folder, trace.save(folder / "demo.zip")) as address:
+        yield address
+
+
+@pytest.fixture
+def page(chromium):
+    context = chromium.new_context(viewport={"width": 1280, "height": 800})
+    page = context.new_page()
+    page.set_default_timeout(20_000)
+    page.wrong = []
+    page.on("pageerror", lambda error: page.wrong.append(str(error)))
+    yield page
+    assert page.wrong == [] and page.get_by_test_id("stException").count() == 0
+    context.close()
+
+
+def view(name: str, **facts) -> str:
+    wanted = "".join(f'[data-{key}="{value}"]' for key, value in facts.items())
+    return f'.view[data-name="{name}"][data-state="ready"]{wanted}'
+
+
+def facts(page, name: str) -> dict:
+    return page.locator(view(name)).evaluate("element => ({...element.dataset})")
+
+
+def show(page, address: str) -> None:
+    page.goto(address)
+    for name in ("a", "b", "difference"):
+        page.locator(view(name)).wait_for()
+    settle(page)
+
+
+def point(page, name: str, part: tuple[float, float]) -> None:
+    """Move the mouse to a part (down, right) of a map's side."""
+    box = page.locator(f"{view(name)} .stage").bounding_box()
+    side = box["width"] - 62
+    page.mouse.move(box["x"] + 56 + part[1] * side, box["y"] + 6 + part[0] * side)
+
+
+def test_shift_and_a_click_on_the_board_compares(page, url):
+    page.goto(f"{url}/heads?layer=1&head=1")
+    page.locator(BOARD).wait_for()
+    settle(page)
+    page.keyboard.down("Shift")
+    page.mouse.click(*cell_of(page, 0, 3))
+    page.keyboard.up("Shift")
+    page.wait_for_url("**/compare?*")
+    page.locator(view("a", layer=1, head=1)).wait_for()
+    page.locator(view("b", layer=0, head=3)).wait_for()
+
+
+def test_the_maps_share_window_crosshair_and_scale(page, url, trace):
+    show(page, f"{url}/compare?layer=1&head=0&layer_b=1&head_b=1")
+    first, second = facts(page, "a"), facts(page, "b")
+    assert first["high"] == second["high"]
+    assert float(first["high"]) == pytest.approx(max(trace.overview(1, head).max() for head in (0, 1)), rel=1e-3)
+    point(page, "b", (0.75, 0.25))
+    page.mouse.wheel(0, -400)
+    page.locator(f'{view("a")}[data-view="{facts(page, "b")["view"]}"]').wait_for()
+    zoomed = facts(page, "a")["view"]
+    assert zoomed != "0,0,1024" and facts(page, "difference")["view"] == zoomed == facts(page, "b")["view"]
+    point(page, "difference", (0.5, 0.5))
+    page.locator(f"{view('a')}[data-weight]").wait_for()
+    a, b, minus = (facts(page, name) for name in ("a", "b", "difference"))
+    assert a["query"] == b["query"] and a["key"] == b["key"]
+    assert float(minus["weight"]) == pytest.approx(float(a["weight"]) - float(b["weight"]), abs=1e-6)
+
+
+def test_pinned_heads_are_subtracted_exactly(page, url, trace):
+    show(page, f"{url}/compare?layer=0&head=0&layer_b=0&head_b=1&view=600.400.32&at=610.420")
+    for name in ("a", "b"):
+        page.locator(f'{view(name)}[data-pooled="1"]').wait_for()
+    exact = [trace.window(0, head, (610, 611), (420, 421), (1, 1))[0, 0] for head in (0, 1)]
+    assert [float(facts(page, name)["weight"]) for name in ("a", "b")] == pytest.approx(exact, rel=1e-3)
+    assert float(facts(page, "difference")["weight"]) == pytest.approx(exact[0] - exact[1], abs=1e-4)
+    assert "A − B" in page.locator(f"{view('difference')} .readout").inner_text()
+
+
+def test_the_window_is_in_the_address_and_the_keyboard_moves_all(page, url, chromium):
+    show(page, f"{url}/compare?layer=1&head=0&layer_b=1&head_b=2")
+    page.locator(f"{view('b')} .stage").focus()
+    page.keyboard.press("+")
+    page.wait_for_function("location.search.includes('view=')")
+    zoomed = facts(page, "b")["view"]
+    other = chromium.new_context(viewport={"width": 1280, "height": 800}).new_page()
+    other.goto(page.url)
+    for name in ("a", "b", "difference"):
+        other.locator(f'{view(name)}[data-view="{zoomed}"]').wait_for()
+    other.context.close()
+    page.keyboard.press("Escape")
+    page.locator(f'{view("a")}[data-view="0,0,1024"]').wait_for()
+
+
+def test_another_head_of_b_keeps_the_window(page, url):
+    show(page, f"{url}/compare?layer=1&head=0&layer_b=1&head_b=2&view=512.0.256")
+    page.get_by_role("combobox").nth(3).click()
+    page.get_by_role("option", name="3", exact=True).click()
+    page.locator(view("b", layer=1, head=3, view="512,0,256")).wait_for()
+    assert facts(page, "a")["view"] == "512,0,256"
+    page.get_by_text("Missed mass", exact=True).click()
+    page.wait_for_function("location.search.includes('missed=on')")
