@@ -243,13 +243,16 @@ def _curve_sentence(points, share, config) -> str:
 
 
 def _how_good(trace, known) -> None:
-    if not known.complete(trace.config):
+    """How far the estimate is from the recording, where both are known."""
+    if not known.complete(trace.config) or np.isnan(known.recorded_recall[trace.recorded_layers]).any():
         return
-    found = known.board(trace.config).density
-    apart = np.abs(found - trace.density)
+    found = known.board(trace.config)
+    apart = np.abs(found.density - trace.density)
     st.caption(
-        f"How good is the estimate? At the recorded settings it says {np.nanmean(found):.1%} of the tiles, where "
-        f"{np.nanmean(trace.density):.1%} were computed; the head furthest apart differs by {100 * np.nanmax(apart):.1f} points."
+        f"How good is the estimate? At the recorded settings it says {np.nanmean(found.density):.1%} of the tiles, where "
+        f"{np.nanmean(trace.density):.1%} were computed; the head furthest apart differs by {100 * np.nanmax(apart):.1f} points. "
+        f"There {trace.config.rows_at_target:.0%} of the sampled rows keep at least {np.nanmean(found.recall):.3f}, and of all "
+        f"rows {np.nanmean(known.recorded_recall):.3f} (exact), means of the heads."
     )
 
 

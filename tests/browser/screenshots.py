@@ -10,14 +10,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from driver import MAP, ROOT, app, browser, settle  # noqa: E402
 from PIL import Image  # noqa: E402
 
-PAGES = ("overview", "text", "heads", "map", "recall", "what_if", "speed", "output")
+PAGES = ("overview", "text", "heads", "map", "compare", "recall", "what_if", "speed", "output")
 ZOOMED = {
+    "what_if": "what_if?if_cra=0.9",
+    "heads": "heads?number=CRA&holds_cra=0.8",
+    "compare": "compare?layer=3&head=4&layer_b=5&head_b=5",
     "map_missed": "map?missed=on&view=12600.11200.2048",
     "map_tokens": "map?view=11988.11976.32&at=12000.11990",
 }
 SHOTS = (
     *((page, "light", (1280, 800)) for page in PAGES),
-    *((page, "dark", (1280, 800)) for page in ("overview", "heads", "map")),
+    *((page, "dark", (1280, 800)) for page in ("overview", "heads", "map", "compare")),
     ("map_missed", "light", (1280, 800)),
     ("map_tokens", "dark", (1280, 800)),
     *((page, scheme, (2560, 1440)) for page in ("overview", "map") for scheme in ("light", "dark")),
@@ -36,6 +39,8 @@ def take(folder: Path, demo: Path | None, shots=SHOTS) -> None:
                 page.locator(MAP).wait_for()
                 box = page.locator(".stage").bounding_box()
                 page.mouse.move(box["x"] + 0.4 * box["width"], box["y"] + 0.62 * box["height"])
+            if page_name == "what_if":
+                page.get_by_text("How good is the estimate?").wait_for()
             settle(page)
             page.wait_for_timeout(600)
             picture = (
