@@ -50,7 +50,7 @@ def message(trace, layer: int, head: int, asked: dict | None, state: dict, compa
     in pixels. compact: no zoom, no panel.
     Tiles are computed for SECONDS at most, but at least one a worker; the browser asks again for the rest.
     """
-    asked = asked or {}
+    asked = asked if isinstance(asked, dict) else {}
     holds = asked.get("holds") or {}
     prompt_id = f"{trace.meta['prompt']['sha256'][:16]}.{trace.length}"
     head_id = f"{prompt_id}.{trace.meta['created']}.{layer}.{head}.{trace.pinned(layer, head)}"

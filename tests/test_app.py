@@ -16,7 +16,7 @@ from sampleattn.trace import Trace
 
 ROOT = Path(__file__).resolve().parents[1]
 MAIN = str(ROOT / "app" / "main.py")
-PAGES = ("overview", "text", "heads", "map", "recall", "what_if", "speed", "output")
+PAGES = ("overview", "text", "heads", "map", "compare", "recall", "what_if", "speed", "output")
 HOSTILE = "<img src=x onerror=alert(1)> ![p](http://tracker.example/p.png) $x$ :red[y]"
 
 

@@ -35,6 +35,7 @@ def charts():
     return {
         "map": a_map(),
         "map without overlay": a_map(overlay=False),
+        "difference": head_map.difference(WEIGHTS - WEIGHTS.T, (0, 500), (0, 500), HOSTILE, HOSTILE),
         "heads": heads.chart(values, text, [[HOSTILE] * 4] * 2, 2, "density", (0, 1), HOSTILE, HOSTILE),
         "recall": recall.chart(np.linspace(0.5, 1, 3000, dtype=np.float32), 0.95, HOSTILE, HOSTILE),
         "stages": speed.stages({HOSTILE: 1.5, "b": 0.002}, HOSTILE, HOSTILE),
@@ -87,6 +88,13 @@ def test_a_window_of_a_map_holds_what_lies_in_it():
     assert [256, 256, 344, 256] in outline.pieces.tolist() and [256, 256, 256, 384] in outline.pieces.tolist()
     assert (outline.pieces[:, ::2] >= 200).all() and (outline.pieces[:, 1::2] <= 400).all()
     assert columns.at.tolist() == [320] and slashes.at.tolist() == [264, 392]
+
+
+def test_a_difference_reaches_as_far_on_both_sides():
+    values = np.zeros((4, 4), np.float32)
+    values[2, 1], values[0, 3] = -0.5, 0.9
+    (heat,) = head_map.difference(values * np.tri(4, dtype=np.float32), (0, 512), (0, 512), "t", "f").layers
+    assert (heat.low, heat.high) == (-0.5, 0.5) and np.isnan(heat.values[0, 3]) and heat.values[2, 1] == -0.5
 
 
 def test_border_runs_between_kept_and_dropped_within_the_prompt():

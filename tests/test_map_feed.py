@@ -153,3 +153,30 @@ def test_the_window_on_show_is_exported(trace):
     assert weights.max() <= trace.overview(0, 2).max()
     assert map_feed.window(trace, 1, 2, "99999.99999.99999")[1] == (0, TOKENS)
     assert np.array_equal(map_feed.window(trace, 1, 2, "")[0], trace.overview(1, 2))
+
+
+def test_a_comparison_holds_the_messages_of_both(trace):
+    a, b = (trace, 1, 2), (trace, 0, 3)
+    header, planes = unpacked(map_feed.comparison((a, b), ("A", "B"), None, map_feed.USUAL, below=0))
+    assert header["difference"] and header["titles"] == ["A", "B"]
+    for name, (_, layer, head) in (("a", a), ("b", b)):
+        part, own = unpacked(planes[name].tobytes())
+        assert (part["head"]["layer"], part["head"]["head"]) == (layer, head)
+        assert np.array_equal(own["weights"], trace.overview(layer, head))
+    asked = {"a": holding(trace, 1, 2, [[0, 1, 0]]), "b": "hostile"}
+    _, planes = unpacked(map_feed.comparison((a, b), ("A", "B"), asked, map_feed.USUAL, below=0))
+    part, _ = unpacked(planes["a"].tobytes())
+    assert part["tiles"]["places"] == [[0, 1, 0]] and "prompt" not in part
+
+
+def test_a_difference_is_exact_only_if_both_heads_are_pinned(trace):
+    weights, rows, cols = map_feed.difference((trace, 1, 2), (trace, 1, 3), "600.10.64")
+    exact = [trace.window(1, head, (600, 664), (10, 74), (64, 64)) for head in (2, 3)]
+    assert (rows, cols) == ((600, 664), (10, 74)) and np.array_equal(weights, exact[0] - exact[1])
+    weights, rows, cols = map_feed.difference((trace, 1, 2), (trace, 0, 3), "600.10.64")
+    assert weights.shape[0] < 64 and rows[0] <= 600 and rows[1] >= 664
+
+
+def test_maps_of_other_lengths_are_not_subtracted(trace, tmp_path):
+    write_synthetic_trace(tmp_path / "t", layers=1, heads=2, tokens=300)
+    assert not map_feed.comparable((trace, 0, 0), (Trace.load(tmp_path / "t"), 0, 0))

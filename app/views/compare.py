@@ -60,7 +60,7 @@ def _sentence(a, b) -> str:
     )
     sentence = f"A computes {density} of its tiles, worst row's recall {recall}; B {density_b}, {recall_b}."
     if map_feed.comparable(a, b):
-        return f"{sentence} Of the tiles of either, {shared_tiles(a, b):.0%} are of both."
+        return f"{sentence} Of the tiles of either, {shared_tiles(a, b):.0%} are computed by both."
     return f"{sentence} Their prompts differ in length: windows cover the same part of each, and nothing is subtracted."
 
 

@@ -157,7 +157,7 @@ def test_two_tabs_keep_their_settings_apart(chromium, url):
 
 
 def test_nothing_is_cut_off_at_1280(page, url):
-    for name in ("", "text", "heads", "map", "recall", "speed", "output"):
+    for name in ("", "text", "heads", "map", "compare", "recall", "speed", "output"):
         page.goto(f"{url}/{name}")
         settle(page)
         assert page.evaluate("document.documentElement.scrollWidth") <= 1280, name
