@@ -91,7 +91,7 @@ def current() -> Opened:
     """The trace of this tab: the one opened here, the one its link names, else the demo. Raises TraceError if there is none."""
     opened = st.session_state.get("opened")
     if opened is None:
-        opened = _from_link() or _open(demo_path(), "", demo=True)
+        opened = _from_link("trace") or _open(demo_path(), "", demo=True)
         st.session_state["opened"] = opened
     if not opened.demo:
         st.query_params["trace"] = opened.key
@@ -99,12 +99,25 @@ def current() -> Opened:
 
 
 def second() -> Opened:
-    """The trace that B of Compare is taken from."""
-    return current()
+    """The trace that B of Compare is taken from: the one opened for it, the one the link names, else the one on show."""
+    opened = st.session_state.get("second") or _from_link("trace_b")
+    if opened is None:
+        return current()
+    st.session_state["second"] = opened
+    st.query_params["trace_b"] = opened.key
+    return opened
 
 
-def _from_link() -> Opened | None:
-    key = st.query_params.get("trace")
+def close_second() -> None:
+    """Take B from the open trace again."""
+    st.session_state.pop("second", None)
+    st.query_params.pop("trace_b", None)
+    for key in ("layer_b", "head_b"):
+        st.session_state.pop(key, None)
+
+
+def _from_link(name: str) -> Opened | None:
+    key = st.query_params.get(name)
     if not key:
         return None
     if len(key) == 32 and all(sign in "0123456789abcdef" for sign in key):
@@ -113,30 +126,43 @@ def _from_link() -> Opened | None:
             return _open(path, key)
         if folder.is_file():
             return _open(Path(folder.read_text(encoding="utf-8")), key)
-    del st.query_params["trace"]
-    say("The trace of this link is not open on this machine any more, so the demo is shown. Open its file again from Overview.")
+    del st.query_params[name]
+    instead = (
+        "the demo is shown. Open its file again from Overview"
+        if name == "trace"
+        else "B is of the open trace. Open its file again"
+    )
+    say(f"The trace of this link is not open on this machine any more, so {instead}.")
     return None
 
 
-def open_bytes(data: bytes) -> None:
-    """Open an uploaded zip. Raises TraceError and leaves open what was open."""
+def open_bytes(data: bytes, for_b: bool = False) -> None:
+    """Open an uploaded zip, or with `for_b` take B of Compare from it. Raises TraceError and leaves open what was open."""
     key = hashlib.sha256(data).hexdigest()[:32]
     Trace.load(data)
     path = _folder() / f"{key}.zip"
     path.write_bytes(data)
-    _show(_open(path, key))
+    _take(_open(path, key), for_b)
 
 
-def open_path(place: str) -> None:
-    """Open a trace of this machine: a folder where it lies, of a zip a copy. Raises TraceError and leaves open what was open."""
+def open_path(place: str, for_b: bool = False) -> None:
+    """As `open_bytes`, a trace of this machine: a folder where it lies, of a zip a copy."""
     path = Path(place).expanduser().resolve()
     Trace.load(path)
     key = hashlib.sha256(f"{path}{_stamp(path)}".encode()).hexdigest()[:32]
     if path.is_dir():
         (_folder() / f"{key}.path").write_text(str(path), encoding="utf-8")
-        _show(_open(path, key))
+        _take(_open(path, key), for_b)
     else:
-        _show(_open(Path(shutil.copyfile(path, _folder() / f"{key}.zip")), key))
+        _take(_open(Path(shutil.copyfile(path, _folder() / f"{key}.zip")), key), for_b)
+
+
+def _take(opened: Opened, for_b: bool) -> None:
+    if not for_b:
+        _show(opened)
+        return
+    close_second()
+    st.session_state["second"] = opened
 
 
 def open_trace(trace: Trace, keep_head: bool = False) -> None:

@@ -6,6 +6,7 @@ from app import export, map_feed, parts, reading, session
 from app.components import map_compare
 from app.figures import head_map
 from app.head_numbers import BY_NAME
+from app.views import open_trace
 
 KEY = "map_compare"
 NUMBERS = ("Density", "Oracle density", "CRA", "Rows at target", "Output error", "Time")
@@ -15,21 +16,29 @@ def page() -> None:
     opened = session.current()
     other = session.second()
     layer, head = session.shown_head()
-    layer_b, head_b = _choose(other.trace, layer, head)
+    layer_b, head_b = _choose(other, layer, head, other is not opened)
     a, b = (opened.trace, layer, head), (other.trace, layer_b, head_b)
     if all(parts.drawable(trace, at) for trace, at, _ in (a, b)):
         _maps(opened, a, b)
         _table(a, b)
 
 
-def _choose(trace, layer: int, head: int) -> tuple[int, int]:
-    """B's layer and head; at first the next head after A's."""
+def _choose(other, layer: int, head: int, another: bool) -> tuple[int, int]:
+    """B's trace, layer and head; at first the next head after A's."""
+    trace = other.trace
     usual = min(layer, trace.layers - 1), (head + 1) % trace.heads
     with st.container(horizontal=True, vertical_alignment="center"):
         st.markdown("**A** is the layer and head above. **B** is layer", width="content")
         layer_b = _number("Layer of B", "layer_b", trace.layers, usual[0])
         st.markdown("head", width="content")
         head_b = _number("Head of B", "head_b", trace.heads, usual[1])
+        whose = f"{reading.plain(reading.title(trace))}, {trace.length:,} tokens" if another else "the same trace"
+        st.markdown(f"of {whose}", width="content")
+        if st.button("Another trace for B", icon=":material/folder_open:"):
+            open_trace.dialog(for_b=True)
+        if another and st.button("The same trace", icon=":material/undo:"):
+            session.close_second()
+            st.rerun()
     return layer_b, head_b
 
 

@@ -3,14 +3,13 @@
 import streamlit as st
 
 from app import benchmarks, export, map_feed, parts, reading, session
-from sampleattn.trace import TraceError
+from app.views import open_trace
 
 READING = (
     "How to read the picture: each line is a token that asks (query), from the first at the top to the last; each point in it is "
     "an earlier token it looks at (key). Bright is much attention. A bright upright is a column, a bright slant a slash. "
     "Blue borders are the tiles that SampleAttention computes; the hatched orange rest is skipped."
 )
-UPLOAD = "A trace as one .zip of at most 256 MB (a larger one turns red and is not read: give its path below)"
 COMMAND = """python -m sampleattn record --model meta-llama/Llama-3.2-1B --prompt-file prompt.txt \\
     --out my_trace.zip --device cuda --cra 0.95"""
 
@@ -78,29 +77,10 @@ def _actions(opened) -> None:
         if st.button("Use my text", icon=":material/edit_note:", type="primary"):
             session.go_to("text")
         if st.button("Open a trace", icon=":material/folder_open:"):
-            _open_dialog()
+            open_trace.dialog()
         with st.popover("How to record on a GPU", icon=":material/memory:"):
             st.markdown("On the machine with the GPU, from this repository; then open the file here.")
             st.code(COMMAND, language="bash")
         if not opened.demo and st.button("Back to the demo", icon=":material/undo:"):
             session.open_demo()
-            st.rerun()
-
-
-@st.dialog("Open a trace", width="medium")
-def _open_dialog() -> None:
-    upload = st.file_uploader(UPLOAD, type="zip", key="trace_upload")
-    place = st.text_input(
-        "or a trace folder or .zip on the machine that runs this page", key="trace_path", placeholder="/data/my_trace.zip"
-    )
-    if st.button("Open", type="primary", disabled=not (upload or place.strip())):
-        try:
-            if upload:
-                session.open_bytes(upload.getvalue())
-            else:
-                session.open_path(place.strip())
-        except TraceError as error:
-            parts.failure(error)
-            st.caption("What was open stays open.")
-        else:
             st.rerun()

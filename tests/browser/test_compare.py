@@ -126,3 +126,24 @@ def test_another_head_of_b_keeps_the_window(page, url):
     assert facts(page, "a")["view"] == "512,0,256"
     page.get_by_text("Missed mass", exact=True).click()
     page.wait_for_function("location.search.includes('missed=on')")
+
+
+def test_another_trace_for_b_shows_the_same_part_of_it(page, url, chromium, tmp_path):
+    write_synthetic_trace(tmp_path / "t", layers=1, heads=2, kv_heads=1, tokens=512, title="A shorter prompt")
+    file = Trace.load(tmp_path / "t").save(tmp_path / "short.zip")
+    show(page, f"{url}/compare?layer=1&head=0&view=512.256.256")
+    page.get_by_role("button", name="Another trace for B").click()
+    page.locator("input[type=file]").first.set_input_files(str(file))
+    page.get_by_role("dialog").get_by_test_id("stBaseButton-primary").click()
+    page.get_by_text("A shorter prompt, 512 tokens").wait_for()
+    page.locator(view("b", layer=0, view="256,128,128")).wait_for()
+    page.locator(view("a", layer=1, view="512,256,256")).wait_for()
+    assert not page.locator('.view[data-name="difference"]').is_visible()
+    settle(page)
+    assert "trace_b=" in page.url
+    other = chromium.new_context(viewport={"width": 1280, "height": 800}).new_page()
+    other.goto(page.url)
+    other.locator(view("b", layer=0, view="256,128,128")).wait_for()
+    other.context.close()
+    page.get_by_role("button", name="The same trace").click()
+    page.locator(view("difference", view="512,256,256")).wait_for()
