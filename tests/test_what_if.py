@@ -254,3 +254,10 @@ def test_settings_that_cannot_be_estimated_say_why(monkeypatch, tmp_path):
     write_synthetic_trace(tmp_path / "few", layers=1, heads=2, tokens=1500, pin_layers=(), sample_ratio=0.002, segments=12)
     app = start(monkeypatch, tmp_path / "few", if_scope="segment")
     assert "can't be estimated" in words(app) and "choose per head" in words(app)
+
+
+def test_settings_that_use_my_text_lacks_are_left_to_the_command(monkeypatch, tmp_path):
+    write_synthetic_trace(tmp_path / "fixed", layers=1, heads=2, tokens=1500, pin_layers=(), sample_ratio=0.1, density=0.9)
+    app = start(monkeypatch, tmp_path / "fixed")
+    assert next(button for button in app.button if button.label == "Run exactly").disabled
+    assert "does not offer these settings" in words(app) and "--density 0.9" in app.code[1].value

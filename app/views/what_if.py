@@ -11,6 +11,7 @@ from sampleattn.config import SCOPES, SELECTIONS
 AT_ONCE = 0.8
 BESIDE = 12
 LOWEST = 0.5
+RUN_HELP = "Opens Use my text with this prompt and these settings filled in."
 HELP = {
     "cra": "The share of its dense attention that a row shall keep. joint asks it of the sampled rows; independent and window "
     "keep this share of the sampled mass.",
@@ -23,6 +24,7 @@ HELP = {
 
 
 def page() -> None:
+    session.follow_pick()
     opened = session.current()
     trace = opened.trace
     if not trace.recorded_layers or trace.length < trace.config.dense_below:
@@ -85,6 +87,7 @@ def _job(known, config):
 
 
 def _while_running(job, opened, known, config) -> None:
+    session.follow_pick()
     if not job.running:
         st.rerun()
     with st.container(horizontal=True, vertical_alignment="center"):
@@ -109,7 +112,6 @@ def _ended(job) -> None:
 
 
 def _results(opened, known, config) -> None:
-    session.follow_pick()
     rows = int(known.sampled_rows.max())
     if known.complete(config) and not rows:
         _nothing_sampled()
@@ -159,7 +161,7 @@ def _board(opened, known, config, rows) -> None:
         "list_title": "",
         "listed": [],
         "estimated": not recorded,
-        "note": f"{'' if recorded else 'Hatched: estimated. '}A click opens the head's map, as recorded.",
+        "note": f"{'' if recorded else 'Hatched: estimated. '}A click chooses a head, a double click opens its map, as recorded.",
     }
     head_board(heads.board(values, np.zeros(values.shape, bool), header, []), "head_board", session.pick_head)
 
@@ -265,13 +267,13 @@ def _footer(trace, config, rows) -> str:
 
 def _take_along(trace, config) -> None:
     st.markdown("**Use these settings**")
-    model = trace.meta["model"]["name"]
-    if why_not := _cannot_run(trace, config):
-        st.caption(why_not)
-    elif st.button(
-        "Run exactly", icon=":material/play_arrow:", type="primary", help="Opens Use my text with this prompt filled in."
-    ):
-        session.go_to_text(trace.text, **_address(config, model))
+    model, why_not = trace.meta["model"]["name"], _cannot_run(trace, config)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if st.button("Run exactly", icon=":material/play_arrow:", type="primary", help=RUN_HELP, disabled=bool(why_not)):
+            session.go_to_text(trace.text, **_address(config, model))
+        st.download_button("config.json", config.to_json(), "config.json", icon=":material/download:", on_click="ignore")
+        if why_not:
+            st.caption(why_not)
     tabs = st.tabs(["Python", "Command line", "JSON"])
     tabs[0].code(snippets.python(config), language="python")
     tabs[1].code(snippets.command(config, model), language="bash")

@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 import pytest
-from driver import CHROMIUM, ROOT, app, browser, settle
+from driver import CHROMIUM, MAP, ROOT, app, browser, settle
 from synthetic_trace import write_synthetic_trace
 
 from sampleattn.trace import Trace
@@ -77,6 +77,15 @@ def test_the_files_hold_the_numbers_on_screen(page):
 def test_settings_outlive_a_look_at_another_page(page):
     page.get_by_role("link", name="Recall", exact=True).click()
     page.get_by_text("rows keep at least").first.wait_for()
+    page.get_by_role("link", name="What-if", exact=True).click()
+    page.get_by_text("Target 0.85, joint, per head: about").wait_for()
+
+
+def test_a_double_click_opens_the_map_of_the_head(page):
+    cells = page.locator(BOARD).locator(".scroll canvas")
+    cells.dblclick(position={"x": 250, "y": 200})
+    page.wait_for_url("**/map?*")
+    page.locator(MAP).wait_for()
     page.get_by_role("link", name="What-if", exact=True).click()
     page.get_by_text("Target 0.85, joint, per head: about").wait_for()
 
