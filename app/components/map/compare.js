@@ -128,6 +128,8 @@ class DifferenceView extends LinkedView {
     if (!found) return;
     const sign = found.weight > 0 ? "+" : found.weight < 0 ? "−" : "", line = this.readout.appendChild(make("div", "numbers"));
     line.append(`Query ${span(found.query)}, key ${span(found.key)}: `, make("b", "", `A − B ${sign}${format(Math.abs(found.weight))}`));
+    const size = ([first, last]) => last - first + 1;
+    line.append(size(found.query) * size(found.key) === 1 ? ", exact." : `, the greatest of ${size(found.query)} × ${size(found.key)} tokens in A minus the greatest in B.`);
     this.host.dataset.weight = found.weight;
   }
 
