@@ -41,6 +41,7 @@ def take(folder: Path, demo: Path | None, shots=SHOTS) -> None:
                 page.mouse.move(box["x"] + 0.4 * box["width"], box["y"] + 0.62 * box["height"])
             if page_name == "what_if":
                 page.get_by_text("How good is the estimate?").wait_for()
+                page.locator(".js-plotly-plot .scatterlayer").wait_for()
             settle(page)
             page.wait_for_timeout(600)
             picture = (
