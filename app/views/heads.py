@@ -113,8 +113,9 @@ def _board(opened, number: HeadNumber, values, dimmed, places, order, searched) 
 def _list_title(number: HeadNumber, order, count, listed, searched) -> str:
     if not count:
         return "No head is found. Search for a pattern, as slash, or for a place, as layer 3 or 3.5." if searched else ""
-    which = f"{count:,} {'layers, one head each' if number.per_layer else 'heads'}{' found' if searched else ''}"
-    return f"{'All' if listed == count else f'The first {listed} of'} {which}: {_names(number)[order].lower()}, {number.name}"
+    pieces = ("layer, its densest head", "layers, the densest head of each") if number.per_layer else ("head", "heads")
+    which = f"{count:,} {pieces[count > 1]}{' found' if searched else ''}"
+    return f"{which if listed == count else f'The first {listed} of {which}'}: {_names(number)[order].lower()}, {number.name}"
 
 
 def _entry(trace, number: HeadNumber, values, layer, head) -> list[str]:
