@@ -159,7 +159,8 @@ def write_synthetic_trace(
         arrays = [head_arrays(weight, kind, config, rows) for weight, kind in zip(weights, kinds, strict=True)]
         arrays = {name: np.stack([array[name] for array in arrays]) for name in arrays[0]} | {"rows": rows}
         ran, reason = ("dense", "sliding-window attention") if layer in dense_layers else ("sparse", "")
-        seconds = {"dense": 0.01, "sampling": 0.001, "filtering": 0.001, "sparse_attention": 0.004 * (layer + 1), "analysis": 0.02}
+        seconds = {"dense": 0.01, "sampling": 0.001, "filtering": 0.001, "analysis": 0.02}
+        seconds["sparse_attention"] = 0.004 * (layer + 1)
         info = {"labels": kinds, "seconds": seconds, "scale": head_dim**-0.5}
         density = arrays["density"] if ran == "sparse" else np.ones(heads)
         run = {"ran": ran, "reason": reason, "sparse_run_density": density.tolist()}
