@@ -32,7 +32,7 @@ def test_times_are_ordered_and_calls_take_turns():
         ("roof", [("matmul", "torch"), ("copy", "torch")]),
         ("auto", [("dense", "sdpa"), ("sample_attention", "auto, density 0.3"), ("sample_attention", "torch, density 0.3")]),
         ("method", [("dense", "sdpa"), ("sample_attention", "torch, joint"), ("sample_attention", "torch, density 0.3")]),
-        ("stages", [("stage_1", "torch"), ("selection", "density 0.3")]),
+        ("stages", [("stage_1", "torch"), ("selection", "joint")]),
         ("forward", [("dense", "sdpa"), ("sparse_forward", "torch")]),
         ("everything", [("dense", "sdpa"), ("sparse_forward", "torch")]),
         ("logsumexp", [("dense", "sdpa"), ("row_logsumexp", "torch")]),
