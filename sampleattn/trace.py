@@ -225,9 +225,9 @@ class Trace:
         overview, mask = self.overview(layer, head), self.block_mask(layer, head)
         edges = np.arange(len(overview) + 1) * self.length // len(overview)
         first, last = edges[:-1] // self.config.block_size, (edges[1:] - 1) // self.config.block_size
-        kept = np.pad(np.cumsum(np.cumsum(mask, axis=0, dtype=np.int32), axis=1, dtype=np.int32), ((1, 0), (1, 0)))
-        touched = kept[last + 1][:, last + 1] - kept[first][:, last + 1] - kept[last + 1][:, first] + kept[first][:, first]
-        return np.where(touched == 0, overview, np.float32(0))
+        rows = np.logical_or.reduceat(mask, first, axis=0) | mask[last]
+        kept = np.logical_or.reduceat(rows, first, axis=1) | rows[:, last]
+        return np.where(kept, np.float32(0), overview)
 
     def recall(self, layer: int, head: int) -> np.ndarray:
         """The exact recall of every row. float32 [N]"""
