@@ -1,4 +1,4 @@
-"""What the browser's map asks for, as one buffer: the prompt and the head once, then exact tiles. No streamlit, no torch."""
+"""What the browser's map asks for, as one buffer: the head and the text once, then exact tiles. No streamlit, no torch."""
 
 from __future__ import annotations
 
@@ -48,6 +48,7 @@ def message(trace, layer: int, head: int, asked: dict | None, state: dict, compa
     asked: {"serial", "holds": {"prompt", "heads"}, "head", "tiles": [[level, i, j], ...]} from the browser, or None: the ids of
     what it holds, and tiles of the head it shows. state: as `checked_state` gives it. below: the height of the rest of the page,
     in pixels. compact: no zoom, no panel.
+    The prompt's text goes only to a browser that has asked: the first picture does not wait for it.
     Tiles are computed for SECONDS at most, but at least one a worker; the browser asks again for the rest.
     """
     asked = asked if isinstance(asked, dict) else {}
@@ -56,15 +57,14 @@ def message(trace, layer: int, head: int, asked: dict | None, state: dict, compa
     head_id = f"{prompt_id}.{trace.meta['created']}.{layer}.{head}.{trace.pinned(layer, head)}"
     header = {
         "serial": asked.get("serial", 0),
-        "wanted": {"prompt": prompt_id, "head": head_id},
+        "wanted": {"prompt": prompt_id, "length": trace.length, "head": head_id},
         "state": state,
         "compact": compact,
         "below": below,
         "palette": PALETTE,
     }
     planes = {}
-    if holds.get("prompt") != prompt_id:
-        header["prompt"] = {"id": prompt_id, "length": trace.length}
+    if asked and holds.get("prompt") != prompt_id:
         planes |= _text(trace)
     if head_id not in (holds.get("heads") or ()):
         part, more = _head(trace, layer, head, compact)
@@ -155,7 +155,7 @@ def _head(trace, layer, head, compact):
         "slashes": [{"slash": slash, "mass": float(slash_mass[slash])} for slash in slashes],
     }
     planes = {
-        "weights": weights.astype(np.float16),
+        "weights": weights.astype(np.float16)[np.tri(*weights.shape, dtype=bool)],
         "missed": np.packbits(trace.overview_missed(layer, head) > 0, bitorder="little"),
         "mask": np.packbits(mask, bitorder="little"),
     }

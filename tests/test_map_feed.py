@@ -1,4 +1,4 @@
-"""What the browser's map is sent: the prompt and the head once, tiles equal to windows, and nothing for what is no tile."""
+"""What the browser's map is sent: the head and the text once, tiles equal to windows, and nothing for what is no tile."""
 
 import json
 import struct
@@ -43,19 +43,29 @@ def holding(trace, layer, head, tiles=()):
             "head": header["wanted"]["head"], "tiles": list(tiles)}  # fmt: skip
 
 
-def test_prompt_and_head_are_sent_once(trace):
+def square(planes, size) -> np.ndarray:
+    """The overview [size, size] whose cells at or below the diagonal were sent."""
+    cells = np.zeros((size, size), np.float32)
+    cells[np.tri(size, dtype=bool)] = planes["weights"]
+    return cells
+
+
+def test_the_head_comes_first_then_the_text_each_once(trace):
     header, planes = ask(trace, 1, 2)
-    assert planes["text"].tobytes().decode() == trace.text
-    assert np.array_equal(planes["weights"], trace.overview(1, 2)) and np.array_equal(planes["recall"], trace.recall(1, 2))
+    assert "text" not in planes and header["wanted"]["length"] == TOKENS
+    assert np.array_equal(square(planes, 512), trace.overview(1, 2)) and np.array_equal(planes["recall"], trace.recall(1, 2))
     mask = trace.block_mask(1, 2)
     assert np.array_equal(np.unpackbits(planes["mask"], bitorder="little")[: mask.size].reshape(mask.shape), mask)
     assert [column["block"] for column in header["head"]["columns"]] == sorted(
         trace.columns(1, 2), key=lambda column: -trace.column_mass(1, 2)[column]
     )
-    again, planes = ask(trace, 1, 2, holding(trace, 1, 2))
-    assert "prompt" not in again and "head" not in again and not planes and again["serial"] == 7
+    asked = holding(trace, 1, 2)
+    then, planes = ask(trace, 1, 2, asked | {"holds": asked["holds"] | {"prompt": ""}})
+    assert "head" not in then and planes["text"].tobytes().decode() == trace.text
+    again, planes = ask(trace, 1, 2, asked)
+    assert "head" not in again and not planes and again["serial"] == 7
     other, planes = ask(trace, 1, 3, holding(trace, 1, 2, [[0, 0, 0]]))
-    assert "prompt" not in other and other["head"]["head"] == 3 and "tiles" not in other
+    assert "text" not in planes and other["head"]["head"] == 3 and "tiles" not in other
 
 
 def test_tiles_are_windows_of_the_map_and_zero_beyond_the_prompt(trace):
@@ -122,8 +132,8 @@ def test_a_head_pinned_meanwhile_is_sent_anew(tmp_path):
     rng = np.random.default_rng(0)
     q, k = rng.standard_normal((2, 300, 16)).astype(np.float32)
     TraceWriter.reopen(tmp_path / "t").write_pin(0, 0, q, np.full(300, 9, np.float32), k)
-    header, _ = ask(Trace.load(tmp_path / "t"), 0, 0, asked)
-    assert header["head"]["pinned"] and "prompt" not in header
+    header, planes = ask(Trace.load(tmp_path / "t"), 0, 0, asked)
+    assert header["head"]["pinned"] and "text" not in planes
 
 
 def test_offsets_are_counted_as_javascript_does(tmp_path):
@@ -162,11 +172,11 @@ def test_a_comparison_holds_the_messages_of_both(trace):
     for name, (_, layer, head) in (("a", a), ("b", b)):
         part, own = unpacked(planes[name].tobytes())
         assert (part["head"]["layer"], part["head"]["head"]) == (layer, head)
-        assert np.array_equal(own["weights"], trace.overview(layer, head))
+        assert np.array_equal(square(own, 512), trace.overview(layer, head))
     asked = {"a": holding(trace, 1, 2, [[0, 1, 0]]), "b": "hostile"}
     _, planes = unpacked(map_feed.comparison((a, b), ("A", "B"), asked, map_feed.USUAL, below=0))
-    part, _ = unpacked(planes["a"].tobytes())
-    assert part["tiles"]["places"] == [[0, 1, 0]] and "prompt" not in part
+    part, own = unpacked(planes["a"].tobytes())
+    assert part["tiles"]["places"] == [[0, 1, 0]] and "text" not in own
 
 
 def test_a_difference_is_exact_only_if_both_heads_are_pinned(trace):

@@ -107,8 +107,9 @@ function paintDifference(picture, look) {
 class DifferenceView extends LinkedView {
   take(a, b) {
     const id = `${a.head.id} ${b.head.id}`, first = !this.head;
+    this.prompt = a.prompt;
     if (this.head?.id === id) { this.changed(); return; }
-    Object.assign(this, { a, b, prompt: a.prompt, length: a.length, below: a.below });
+    Object.assign(this, { a, b, length: a.length, below: a.below });
     const head = { ...a.head, id, title: "Difference, A minus B", columns: [], slashes: [], pinned: a.head.pinned && b.head.pinned };
     this.showHead({ head, overview: new DifferencePicture(a.overview, b.overview), tiles: new DifferenceTiles(a.tiles, b.tiles) });
     if (first) this.follow(a);

@@ -40,31 +40,35 @@ class MapView {
     clearTimeout(this.timer);
   }
 
-  // What the server sent: what it wants shown, and any of prompt, head, tiles that it did not know to be here. `send` asks for more.
+  // What the server sent: what it wants shown, and any of text, head, tiles that it did not know to be here. `send` asks for more.
   receive(message, send) {
-    const { wanted } = message, first = this.prompt?.id !== wanted.prompt;
+    const { wanted } = message, other = this.promptId !== wanted.prompt;
     Object.assign(this, { send, below: message.below });
-    if (message.prompt) this.takePrompt(message);
+    if (other) this.forget(wanted);
+    if (message.planes.text) this.takeText(message.planes);
     if (message.head) this.takeHead(message);
-    if (this.prompt?.id !== wanted.prompt || !this.heads.has(wanted.head)) { this.ask(true); return; }
-    if (first) this.restore(message.state);
+    if (!this.heads.has(wanted.head)) { this.ask(true); return; }
+    if (!this.view) this.restore(message.state);
     if (this.head?.id !== wanted.head) this.showHead(this.heads.get(wanted.head));
     if (message.tiles && message.tiles.head === wanted.head) this.takeTiles(message);
     this.fit();
     this.changed();
-    this.ask(message.prompt !== undefined || (message.serial === this.serial && message.tiles?.places.length > 0), message.prompt !== undefined);
+    this.ask(!this.prompt || (message.serial === this.serial && message.tiles?.places.length > 0), !this.prompt);
   }
 
-  takePrompt({ prompt, planes }) {
-    this.prompt = { id: prompt.id, text: new TextDecoder("utf-8", { ignoreBOM: true }).decode(planes.text), begins: planes.begins, ends: planes.ends };
-    this.length = prompt.length;
+  forget(wanted) {
+    Object.assign(this, { promptId: wanted.prompt, length: wanted.length, prompt: null, head: null, view: null });
     this.heads.clear();
-    this.head = null;
+  }
+
+  takeText({ text, begins, ends }) {
+    this.prompt = { text: new TextDecoder("utf-8", { ignoreBOM: true }).decode(text), begins, ends };
+    this.later();
   }
 
   takeHead({ head, planes }) {
-    const missed = planes.weights.map((weight, at) => ((planes.missed[at >> 3] >> (at & 7)) & 1 ? weight : 0));
-    const overview = new Picture(planes.weights, missed, head.cells, [0, this.length], [0, this.length]);
+    const weights = fromTriangle(planes.weights, head.cells), missed = weights.map((weight, at) => ((planes.missed[at >> 3] >> (at & 7)) & 1 ? weight : 0));
+    const overview = new Picture(weights, missed, head.cells, [0, this.length], [0, this.length]);
     this.heads.set(head.id, { head: { ...head, planes }, overview, tiles: new Tiles() });
     if (this.heads.size > MOST_HEADS) this.heads.delete(this.heads.keys().next().value);
   }
@@ -98,7 +102,7 @@ class MapView {
   y(query) { return ((query - this.view.row) / this.view.size) * this.side; }
   kept(i, j) { const at = i * this.head.tiles[1] + j; return (this.head.planes.mask[at >> 3] >> (at & 7)) & 1; }
   token(at) { return this.text(at, at + 1); }
-  text(from, end) { return this.prompt.text.slice(this.prompt.begins[Math.max(from, 0)], this.prompt.ends[Math.min(end, this.length) - 1]); }
+  text(from, end) { return this.prompt === null ? "" : this.prompt.text.slice(this.prompt.begins[Math.max(from, 0)], this.prompt.ends[Math.min(end, this.length) - 1]); }
   level() { return levelOf(this.view, this.side); }
   cellSize() { return Math.ceil(this.length / this.head.cells[0]); }
 
@@ -185,7 +189,7 @@ class MapView {
 
   ask(more, tell = false) {
     if (this.compact && !more) return;
-    const known = this.prompt && this.head, state = known ? this.stateText() : null, tiles = known && this.side ? this.missing().slice(0, MOST_ASKED) : [];
+    const known = this.head, state = known ? this.stateText() : null, tiles = known && this.side ? this.missing().slice(0, MOST_ASKED) : [];
     const asked = tiles.map(String).join(" ");
     if (!tell && known && state === this.told && (!tiles.length || (asked === this.asked && !more))) return;
     Object.assign(this, { told: state, asked });
@@ -195,8 +199,8 @@ class MapView {
 
   // What is held, what is missing, and the state.
   question() {
-    const known = this.prompt && this.head;
-    return { serial: this.serial, holds: { prompt: this.prompt?.id ?? "", heads: [...this.heads.keys()] }, head: this.head?.id ?? "",
+    const known = this.head;
+    return { serial: this.serial, holds: { prompt: this.prompt ? this.promptId : "", heads: [...this.heads.keys()] }, head: this.head?.id ?? "",
       tiles: known && this.side ? this.missing().slice(0, MOST_ASKED) : [], state: known ? JSON.parse(this.stateText()) : null };
   }
 

@@ -29,6 +29,7 @@ class Ribbon {
 
   draw() {
     const { map } = this, same = Math.abs(map.view.row - map.view.col) < 1;
+    if (!map.prompt) return;
     for (const { side, part, title, text } of this.lines) {
       const from = Math.round(map.view[side]), size = Math.round(map.view.size), shown = Math.min(size, MOST_TOKENS);
       part.hidden = same && side === "col";

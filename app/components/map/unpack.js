@@ -8,6 +8,17 @@ function fromHalves(bits) {
   return Float32Array.from(bits, (n) => halves[n] ?? 0);
 }
 
+// A square of cells [height, width] from those at or below its diagonal, row by row; the others are 0.
+function fromTriangle(values, [height, width]) {
+  const cells = new Float32Array(height * width);
+  for (let r = 0, from = 0; r < height; r++) {
+    const count = Math.min(r + 1, width);
+    cells.set(values.subarray(from, from + count), r * width);
+    from += count;
+  }
+  return cells;
+}
+
 function unpack(bytes) {
   const view = bytes instanceof Uint8Array ? bytes : new Uint8Array(bytes);
   const whole = view.byteOffset % 8 ? view.slice() : view;
