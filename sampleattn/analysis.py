@@ -14,12 +14,12 @@ from sampleattn.config import SampleAttentionConfig
 from sampleattn.filtering import Selection
 from sampleattn.metrics import oracle_tiles
 from sampleattn.patterns import label_heads, slash_sums
+from sampleattn.recall import at_target, reached_by
 from sampleattn.reference import logits
 from sampleattn.trace_format import OVERVIEW
 
 CHUNK_BYTES = 256 << 20
 MOST_ROWS = 512
-TOLERANCE = 1e-6
 
 
 def analyse(
@@ -142,14 +142,15 @@ class _OnePass:
         return _numpy(self.tiles / rows)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        tiles = _numpy(self.tiles)
+        tiles, recall = _numpy(self.tiles), _numpy(self.recall)
         return {
             "overview": _numpy(self.overview.half()),
-            "recall": _numpy(self.recall),
+            "recall": recall,
             "column_mass": tiles.sum(1) / self.tokens,
             "slash_mass": (slash_sums(tiles) / self.tokens).astype(np.float32),
-            "cra": _numpy(self.recall.amin(-1)),
-            "rows_at_target": _numpy((self.recall >= self.config.cra - TOLERANCE).float().mean(-1)),
+            "cra": recall.min(-1),
+            "rows_at_target": at_target(recall, self.config.cra),
+            "recall_reached": reached_by(recall, self.config.rows_at_target),
             "oracle_density": _numpy(self.oracle / (self.blocks * (self.blocks + 1) / 2)),
         }
 
@@ -170,9 +171,9 @@ def _selected(selection: Selection) -> dict[str, np.ndarray]:
     if len(kept) > MOST_ROWS:
         kept = kept[torch.linspace(0, len(kept) - 1, MOST_ROWS, device=kept.device).round().long()]
     return {
-        "block_mask": np.packbits(_numpy(selection.block_mask[0]), axis=-1, bitorder="little"),
-        "columns": _numpy(selection.columns[0]).astype(np.uint8),
-        "slashes": _numpy(selection.slashes[0]).astype(np.uint8),
+        "block_mask": _numpy(selection.block_mask[0]),
+        "columns": _numpy(selection.columns[0]),
+        "slashes": _numpy(selection.slashes[0]),
         "rows": _numpy(selection.rows[0, kept].int()),
         "tile_masses": _numpy(selection.tile_masses[0][:, kept].half()),
         "density": _numpy(selection.density[0].float()),

@@ -2,59 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from sampleattn.config import SampleAttentionConfig
+from sampleattn.recall import reached_by
 from sampleattn.trace_files import ArrayFile, open_source, read_meta_bytes, trace_errors
 from sampleattn.trace_format import (
     HEADS,
     META,
     OUTPUT,
-    OUTPUT_ARRAYS,
     TOKENS,
     TraceError,
     check_arrays,
-    parse_meta,
     pinned_key,
     pinned_query,
     sizes,
     table_of,
 )
-from sampleattn.trace_writer import TraceWriter, save_files
+from sampleattn.trace_layer import Layer, OldLayer
+from sampleattn.trace_meta import parse_meta
+from sampleattn.trace_output import TraceOutput, read_output
+from sampleattn.trace_save import save_files
+from sampleattn.trace_writer import TraceWriter
 from sampleattn.windows import attention_window
 
 __all__ = ["Trace", "TraceError", "TraceOutput", "TraceWriter"]
-
-
-@dataclass(frozen=True)
-class TraceOutput:
-    """What the dense and the sparse run predict.
-
-    logits_dense, logits_sparse: float [V] of the next token. continuation_*: int [T] greedy tokens; *_text: their pieces of text.
-    continuation_kl: float [T], KL(dense || sparse) in nats, both runs fed the dense continuation.
-    positions: int [P], prompt positions; there kl, top1_equal (bool), nll_dense, nll_sparse (nats, of the prompt's next token).
-    next_tokens: [{"id", "text"}], the likeliest next tokens of either run.
-    first_difference: index into the continuations, None if they are equal.
-    """
-
-    logits_dense: np.ndarray
-    logits_sparse: np.ndarray
-    continuation_dense: np.ndarray
-    continuation_sparse: np.ndarray
-    continuation_kl: np.ndarray
-    positions: np.ndarray
-    kl: np.ndarray
-    top1_equal: np.ndarray
-    nll_dense: np.ndarray
-    nll_sparse: np.ndarray
-    continuation_dense_text: list[str]
-    continuation_sparse_text: list[str]
-    next_tokens: list[dict]
-    first_difference: int | None
 
 
 class Trace:
@@ -70,7 +45,7 @@ class Trace:
         self._sizes = sizes(self.meta)
         self.complete = self.meta["state"] == "complete"
         self._layer_info = {entry["layer"]: entry for entry in self.meta["layers"]}
-        self._files = {}
+        self._files, self._layers = {}, {}
         with trace_errors("The trace"):
             self._names = [name for name in self.meta["files"] if self._present(name)]
         self._read_tokens()
@@ -90,7 +65,7 @@ class Trace:
     def _file(self, name):
         if name not in self._files:
             file = ArrayFile(self._source, name, self.meta["files"][name]["bytes"], self.meta["files"][name]["sha256"])
-            check_arrays(file.described, table_of(name, file.described), self._sizes, name)
+            check_arrays(file.described, table_of(name, self.meta, file.described), self._sizes, name)
             self._files[name] = file
         return self._files[name]
 
@@ -120,6 +95,11 @@ class Trace:
     def kv_heads(self) -> int:
         return self.meta["model"]["kv_heads"]
 
+    @property
+    def level(self) -> str:
+        """How much was recorded: "summary", "explore" or "pinned" (see `trace_levels`)."""
+        return self.meta["level"]
+
     @cached_property
     def config(self) -> SampleAttentionConfig:
         """The settings of the sparse run."""
@@ -139,18 +119,22 @@ class Trace:
         """Why a layer ran dense in the sparse run; "" if it ran sparse or is not recorded yet."""
         return self._layer_info.get(layer, {}).get("reason", "")
 
-    def _layer(self, layer) -> ArrayFile:
+    def _layer(self, layer) -> Layer:
         if layer not in self.recorded_layers:
             reason = self.layer_reason(layer) or ("it was not recorded" if self.complete else "the recording stopped before it")
             raise TraceError(f"Layer {layer} has no picture ({reason}); choose another layer.")
-        return self._file(self._layer_info[layer]["file"])
+        if layer not in self._layers:
+            kind = Layer if self.meta["schema"] >= 3 else OldLayer
+            file, config = self._file(self._layer_info[layer]["file"]), self.config
+            self._layers[layer] = kind(file, layer, self._sizes, config.block_size, config.last_blocks)
+        return self._layers[layer]
 
     def _per_head(self, name):
         if HEADS in self._names:
             return self._file(HEADS).read(name).astype(float)
         values = np.full((self.layers, self.heads), np.nan)
         for layer in self.recorded_layers:
-            values[layer] = self._layer(layer).read(name)
+            values[layer] = self._layer(layer).file.read(name)
         return values
 
     @cached_property
@@ -193,6 +177,17 @@ class Trace:
         return self._per_head("rows_at_target")
 
     @cached_property
+    def recall_reached(self) -> np.ndarray:
+        """The recall that `rows_at_target` of all rows reach: exact. float [layers, heads]"""
+        if self.meta["schema"] >= 3:
+            return self._per_head("recall_reached")
+        values = np.full((self.layers, self.heads), np.nan)
+        for layer in self.recorded_layers:
+            for head in range(self.heads):
+                values[layer, head] = reached_by(self.recall(layer, head), self.config.rows_at_target)
+        return values
+
+    @cached_property
     def columns_kept(self) -> np.ndarray:
         """How many columns are kept in any segment; 0 where not recorded. int [layers, heads]"""
         return self._count("columns")
@@ -207,18 +202,16 @@ class Trace:
             return self._file(HEADS).read(f"{name}_kept")
         counts = np.zeros((self.layers, self.heads), int)
         for layer in self.recorded_layers:
-            counts[layer] = self._layer(layer).read(name).any(axis=1).sum(axis=-1)
+            for head in range(self.heads):
+                counts[layer, head] = getattr(self._layer(layer), name)(head).any(axis=0).sum()
         return counts
 
-    def _numbers(self, layer, name, head):
-        values = self._layer(layer).read(name, head).astype(np.float32)
-        if not np.isfinite(values).all():
-            raise TraceError(f"Layer {layer} holds a {name} that is no finite number; record the trace again.")
-        return values
-
     def overview(self, layer: int, head: int) -> np.ndarray:
-        """The largest weight of each cell of the whole map. float32 [h, h], h = min(512, N)"""
-        return self._numbers(layer, "overview", head)
+        """The largest weight of each cell of the whole map. float32 [h, h], h = min(512, N)
+
+        At the level "summary" h = min(64, N), and weights are rounded: their square roots to 1/255.
+        """
+        return self._layer(layer).overview(head)
 
     def overview_missed(self, layer: int, head: int) -> np.ndarray:
         """The overview in those cells that touch dropped tiles only, 0 elsewhere: what is surely missed. float32 [h, h]"""
@@ -230,40 +223,50 @@ class Trace:
         return np.where(kept, np.float32(0), overview)
 
     def recall(self, layer: int, head: int) -> np.ndarray:
-        """The exact recall of every row. float32 [N]"""
-        return self._numbers(layer, "recall", head)
+        """The exact recall of every row, or the least of some rows together where that is kept (`recall_step`). float32 [N]"""
+        name = pinned_query(layer, head)
+        if name in self._names and "recall" in self._file(name).described:
+            return self._file(name).read("recall")
+        return self._layer(layer).recall(head)
+
+    def recall_step(self, layer: int, head: int) -> int:
+        """How many rows share a number in `recall`, at most: 1 where it is known of every row."""
+        name = pinned_query(layer, head)
+        if name in self._names and "recall" in self._file(name).described:
+            return 1
+        return -(-self.length // self._layer(layer).track)
+
+    def recall_quantiles(self, layer: int, head: int) -> np.ndarray:
+        """The recall that each of `recall.SHARES` of all rows does not exceed: exact at every level. float32 [9]"""
+        return self._layer(layer).recall_quantiles(head)
 
     def block_mask(self, layer: int, head: int) -> np.ndarray:
         """The tiles that are computed. bool [query blocks, key blocks]"""
-        packed = self._layer(layer).read("block_mask", head)
-        return np.unpackbits(packed, axis=-1, count=self._sizes["kb"], bitorder="little").astype(bool)
+        return self._layer(layer).block_mask(head)
 
     def columns(self, layer: int, head: int) -> np.ndarray:
         """The key blocks kept as columns in any segment, ascending."""
-        return np.flatnonzero(self._layer(layer).read("columns", head).any(axis=0))
+        return np.flatnonzero(self._layer(layer).columns(head).any(axis=0))
 
     def slashes(self, layer: int, head: int) -> np.ndarray:
         """The slashes (query block - key block) kept in any segment, ascending."""
-        return np.flatnonzero(self._layer(layer).read("slashes", head).any(axis=0))
+        return np.flatnonzero(self._layer(layer).slashes(head).any(axis=0))
 
     def column_mass(self, layer: int, head: int) -> np.ndarray:
         """The share of all rows' mass in each key block. float32 [key blocks]"""
-        return self._numbers(layer, "column_mass", head)
+        return self._layer(layer).numbers("column_mass", head)
 
     def slash_mass(self, layer: int, head: int) -> np.ndarray:
         """The share of all rows' mass in each slash. float32 [slashes]"""
-        return self._numbers(layer, "slash_mass", head)
+        return self._layer(layer).numbers("slash_mass", head)
 
     def rows(self, layer: int) -> np.ndarray:
-        """The sampled rows whose tile masses are recorded. int32 [R]"""
-        rows = self._layer(layer).read("rows")
-        if ((rows < 0) | (rows >= self.length)).any():
-            raise TraceError(f"Layer {layer} holds sampled rows beyond the prompt; record the trace again.")
-        return rows
+        """The sampled rows whose tile masses are recorded; none at the level "summary". int32 [R]"""
+        return self._layer(layer).rows()
 
     def tile_masses(self, layer: int, head: int) -> np.ndarray:
         """The mass in each tile of the sampled rows. float32 [R, key blocks]"""
-        return self._numbers(layer, "tile_masses", head)
+        return self._layer(layer).tile_masses(head)
 
     def label(self, layer: int, head: int) -> str:
         """The head's pattern (see `patterns.label_heads`); "" if the layer was not analysed."""
@@ -275,7 +278,8 @@ class Trace:
         if layer not in self.recorded_layers or not 0 <= head < self.heads:
             return False
         names = pinned_query(layer, head), pinned_key(layer, self._kv_head(head))
-        return all(name in self._names for name in names) or "q" in self._layer(layer).described
+        old = self.meta["schema"] < 3 and "q" in self._layer(layer).file.described
+        return old or all(name in self._names for name in names)
 
     def _kv_head(self, head):
         return head // (self.heads // self.kv_heads)
@@ -287,12 +291,9 @@ class Trace:
             )
         query, key = pinned_query(layer, head), pinned_key(layer, self._kv_head(head))
         if query in self._names:
-            queries, keys = (
-                self._file(query),
-                self._file(key),
-            )
+            queries, keys = self._file(query), self._file(key)
             return queries.read("q", rows=rows), keys.read("k", rows=cols), queries.read("lse", rows=rows)
-        file = self._layer(layer)
+        file = self._layer(layer).file
         return file.read("q", head, rows), file.read("k", self._kv_head(head), cols), file.read("lse", head, rows)
 
     def queries_and_keys(self, layer: int, head: int) -> tuple[np.ndarray, np.ndarray]:
@@ -327,18 +328,7 @@ class Trace:
         """What both runs predict; None if the recording stopped before it."""
         if OUTPUT not in self._names:
             return None
-        file = self._file(OUTPUT)
-        arrays = {name: file.read(name) for name in OUTPUT_ARRAYS}
-        arrays["top1_equal"] = arrays["top1_equal"].astype(bool)
-        differs = np.flatnonzero(arrays["continuation_dense"] != arrays["continuation_sparse"])
-        texts = self.meta["output"]
-        return TraceOutput(
-            **arrays,
-            continuation_dense_text=texts.get("continuation_dense", []),
-            continuation_sparse_text=texts.get("continuation_sparse", []),
-            next_tokens=texts.get("next_tokens", []),
-            first_difference=int(differs[0]) if differs.size else None,
-        )
+        return read_output(self._file(OUTPUT), self.meta["output"])
 
     def save(self, path) -> Path:
         """Copy the trace to a folder, or into one zip if the path ends in .zip; an older trace there stays until it is whole.

@@ -14,12 +14,14 @@ from pathlib import Path
 
 import numpy as np
 
-from sampleattn.trace_format import DTYPES, FILE_NAME, FOLDERS, MAX_META_BYTES, META, TraceError, strict_json
+from sampleattn.trace_format import DTYPES, FILE_NAME, FOLDERS, META, TraceError
+from sampleattn.trace_meta import strict_json
 
 MAX_ZIP_BYTES = 64 << 30
 MAX_ZIP_RATIO = 200
 SMALL_ZIP_BYTES = 64 << 20
 MAX_HEADER_BYTES = 1 << 20
+MAX_META_BYTES = 16 << 20
 CHUNK = 1 << 20
 
 

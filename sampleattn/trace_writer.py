@@ -4,44 +4,45 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-import os
-import shutil
-import tempfile
-import zipfile
 from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import save as to_safetensors
 
-from sampleattn.trace_files import CHUNK, Folder, read_meta_bytes, write_atomically
+from sampleattn import trace_levels
+from sampleattn.trace_files import ArrayFile, Folder, read_meta_bytes, write_atomically
 from sampleattn.trace_format import (
+    ANALYSED_ARRAYS,
     DTYPES,
     HEAD_ARRAYS,
     HEADS,
     META,
     NUMBERS,
     OUTPUT,
-    PROVENANCE,
     SCHEMA,
     TOKENS,
     TraceError,
     check_arrays,
     describe,
-    dump_meta,
     layer_file,
-    parse_meta,
     pinned_key,
     pinned_query,
     sizes,
     table_of,
 )
+from sampleattn.trace_layer import Layer
+from sampleattn.trace_meta import dump_meta, parse_meta, provenance
+
+PIECES = ("columns", "slashes")
+SAME = ("level", "model", "settings")
+SAME_MACHINE = ("device", "dtype", "backend")
 
 
 class TraceWriter:
     """Writes a trace into `folder`, which must be new or empty.
 
-    meta: dict with model, settings and, where known, machine and prompt {"title"}; the writer fills in the rest.
-    ids: int [N]; offsets: int [N, 2], character offsets of each token into `text`.
+    meta: dict with model, settings and, where known, level ("explore" if not given), machine and prompt {"title"}; the writer
+    fills in the rest. ids: int [N]; offsets: int [N, 2], character offsets of each token into `text`.
     Raises TraceError if the folder is in use, or if what is to be written does not fit ARCHITECTURE.md's trace.
     """
 
@@ -54,6 +55,7 @@ class TraceWriter:
         self.meta = {
             "schema": SCHEMA,
             "state": "recording",
+            "level": "explore",
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             **meta,
             "prompt": prompt | {"sha256": hashlib.sha256(data).hexdigest(), "tokens": len(ids), "characters": len(text)},
@@ -61,11 +63,12 @@ class TraceWriter:
             "timings": {},
             "machine": meta.get("machine", {}),
             "files": {},
-            "provenance": PROVENANCE,
+            "provenance": {},
             "first_difference": None,
             "summary": {},
             "output": {},
         }
+        self.meta["provenance"] = provenance(self.meta["level"], len(ids))
         ids, offsets = np.asarray(ids, np.int32), np.asarray(offsets, np.int32)
         arrays = {"ids": ids, "offsets": offsets, "text": np.frombuffer(data, np.uint8)}
         self._numbers = {}
@@ -77,27 +80,82 @@ class TraceWriter:
         """A writer for a trace that lies in `folder` already: what it writes is added. Raises TraceError if there is none."""
         writer = cls.__new__(cls)
         writer.folder = Path(folder)
-        writer.meta = parse_meta(read_meta_bytes(Folder(writer.folder))) | {"schema": SCHEMA}
+        meta = parse_meta(read_meta_bytes(Folder(writer.folder)))
+        writer.meta = meta | {"schema": max(meta["schema"], 2)}
         return writer
 
-    def write_pin(self, layer: int, head: int, q, lse, k) -> None:
-        """Pin a head: q [N, D] and lse [N] of it, k [N, D] of the key-value head it reads; float16 or float32, lse float32."""
+    @classmethod
+    def resume(cls, folder, meta: dict, ids) -> TraceWriter:
+        """A writer that goes on with the unfinished recording in `folder`, of the same ids [N] and the meta that began it.
+
+        Layers whose files are not whole are forgotten. Raises TraceError if there is no recording, it is complete, or it is
+        another one's: other prompt, model, settings, level, device, dtype or backend.
+        """
+        writer = cls.reopen(folder)
+        if writer.meta["state"] == "complete":
+            raise TraceError(f"The recording in {folder} is complete, so there is nothing to go on with.")
+        machine = {name: meta.get("machine", {}).get(name) for name in SAME_MACHINE}
+        for name, value in ({"schema": SCHEMA} | {name: meta[name] for name in SAME} | machine).items():
+            found = writer.meta["machine"].get(name) if name in machine else writer.meta[name]
+            if found != value:
+                raise TraceError(
+                    f"The recording in {folder} has another {name}; give it the same one, or record under a new name."
+                )
+        if not np.array_equal(writer._open(TOKENS).read("ids"), ids):
+            raise TraceError(f"The recording in {folder} is of another prompt; give it the same one, or record under a new name.")
+        writer._numbers = {}
+        for entry in list(writer.meta["layers"]):
+            try:
+                writer._numbers[entry["layer"]] = writer._stored_numbers(entry)
+            except TraceError:
+                writer.meta["layers"].remove(entry)
+        writer._write_meta()
+        return writer
+
+    @property
+    def analysed(self) -> list[int]:
+        """The layers that are written, with their arrays."""
+        return sorted(self._numbers)
+
+    def _open(self, name):
+        listed = self.meta["files"][name]
+        file = ArrayFile(Folder(self.folder), name, listed["bytes"], listed["sha256"])
+        check_arrays(file.described, table_of(name, self.meta, file.described), sizes(self.meta), name)
+        return file
+
+    def _stored_numbers(self, entry):
+        if entry["file"] is None:
+            raise TraceError(f"Layer {entry['layer']} was not analysed; record the trace again.")
+        file, fixed = self._open(entry["file"]), sizes(self.meta)
+        layer = Layer(file, entry["layer"], fixed, self.meta["settings"]["block_size"], 0)
+        pieces = {kind: np.stack([getattr(layer, kind)(head) for head in range(fixed["H"])]) for kind in PIECES}
+        return _numbers({name: file.read(name) for name in NUMBERS} | pieces)
+
+    def write_pin(self, layer: int, head: int, q, lse, k, recall=None) -> None:
+        """Pin a head: q [N, D] and lse [N] of it, k [N, D] of the key-value head it reads; float16 or float32, lse float32.
+
+        recall: float32 [N] of it, where the layer's file holds less.
+        """
         model = self.meta["model"]
         kv_head = head // (model["heads"] // model["kv_heads"])
         if pinned_key(layer, kv_head) not in self.meta["files"]:
             self._write_arrays(pinned_key(layer, kv_head), {"k": k})
-        self._write_arrays(pinned_query(layer, head), {"q": q, "lse": lse})
+        self._write_arrays(pinned_query(layer, head), {"q": q, "lse": lse} | ({} if recall is None else {"recall": recall}))
+        if self.meta["level"] == "explore":
+            self.meta["level"] = "pinned"
         self._write_meta()
 
     def write_layer(self, layer: int, arrays: dict | None, info: dict) -> None:
-        """One layer of the dense run: its arrays (None if not analysed) and info: labels, scale, seconds, reason, where known."""
+        """One layer of the dense run: what its analysis gave (`trace_format.ANALYSED_ARRAYS`; None if not analysed), of which the
+        trace's level keeps its part; and info: labels, scale, seconds, reason, where known."""
         entry = {"layer": layer, "ran": "", "reason": "", "file": None, "labels": [], "seconds": {}, "scale": None, **info}
         entry.setdefault("sparse_run_density", [])
         if arrays is not None:
-            entry["file"] = layer_file(layer)
-            self._write_arrays(entry["file"], arrays)
-            kept = {f"{kind}_kept": np.asarray(arrays[kind]).any(axis=1).sum(axis=-1) for kind in ("columns", "slashes")}
-            self._numbers[layer] = {name: arrays[name] for name in NUMBERS} | kept
+            entry["file"], fixed = layer_file(layer), sizes(self.meta)
+            check_arrays(describe(arrays), ANALYSED_ARRAYS, fixed, f"layer {layer}")
+            block = self.meta["settings"]["block_size"]
+            self._write_arrays(entry["file"], trace_levels.pack(arrays, fixed, self.meta["level"], block))
+            self._numbers[layer] = _numbers(arrays)
         others = [other for other in self.meta["layers"] if other["layer"] != layer]
         self.meta["layers"] = sorted([*others, entry], key=lambda entry: entry["layer"])
         self._write_meta()
@@ -134,7 +192,7 @@ class TraceWriter:
 
     def _write_arrays(self, name, arrays):
         arrays = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
-        check_arrays(describe(arrays), table_of(name, arrays), sizes(self.meta), name)
+        check_arrays(describe(arrays), table_of(name, self.meta, arrays), sizes(self.meta), name)
         data = to_safetensors(arrays)
         write_atomically(self.folder / name, data)
         self.meta["files"][name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
@@ -145,51 +203,6 @@ class TraceWriter:
         write_atomically(self.folder / META, data)
 
 
-def save_files(source, names, path: Path) -> None:
-    """Copy the named files of a trace to a folder, or a zip if `path` ends in .zip; what lay there stays until it is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix.lower() == ".zip":
-        _save_zip(source, names, path)
-    else:
-        _save_folder(source, names, path)
-
-
-def _save_zip(source, names, path):
-    if path.is_dir():
-        raise TraceError(f"{path} is a folder; choose another name for the .zip.")
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-            for name in names:
-                info = zipfile.ZipInfo(name)
-                info.compress_type = zipfile.ZIP_DEFLATED
-                with source.open(name) as original, archive.open(info, "w", force_zip64=True) as copy:
-                    shutil.copyfileobj(original, copy, CHUNK)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-
-
-def _save_folder(source, names, path):
-    if path.exists() and not path.is_dir():
-        raise TraceError(f"{path} is a file; choose another name, or one that ends in .zip.")
-    if path.is_dir() and any(path.iterdir()) and not (path / META).is_file():
-        raise TraceError(f"{path} is a folder with other things in it; choose another name.")
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
-    previous = temporary / "previous"
-    try:
-        fresh = temporary / "fresh"
-        for name in names:
-            (fresh / name).parent.mkdir(parents=True, exist_ok=True)
-            with source.open(name) as original, open(fresh / name, "wb") as copy:
-                shutil.copyfileobj(original, copy, CHUNK)
-        if path.exists():
-            os.replace(path, previous)
-        os.replace(fresh, path)
-    except BaseException:
-        if previous.exists() and not path.exists():
-            os.replace(previous, path)
-        raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+def _numbers(arrays):
+    """A layer's rows of HEAD_ARRAYS."""
+    return {name: arrays[name] for name in NUMBERS} | {f"{kind}_kept": arrays[kind].any(axis=1).sum(axis=-1) for kind in PIECES}

@@ -13,6 +13,7 @@ import numpy as np
 from synthetic_trace import tokenize, write_output
 
 from sampleattn.config import SampleAttentionConfig
+from sampleattn.recall import reached_by
 from sampleattn.trace import TraceWriter
 
 CLASSES = 16
@@ -57,9 +58,9 @@ def _arrays(head: LongHead, config: SampleAttentionConfig) -> dict[str, np.ndarr
     in_tile = one_hot.reshape(blocks, block, CLASSES).sum(axis=1)
     in_diagonal = np.cumsum(one_hot.reshape(blocks, block, CLASSES), axis=1).reshape(tokens, CLASSES)
     i, j = np.arange(blocks)[:, None], np.arange(blocks)[None]
-    columns, slashes = np.zeros((1, blocks), np.uint8), np.zeros((1, blocks), np.uint8)
+    columns, slashes = np.zeros((1, blocks), bool), np.zeros((1, blocks), bool)
     columns[0, [0, tokens // 4 // block]], slashes[0, :2] = 1, 1
-    mask = (j <= i) & (columns[0].astype(bool)[None] | (i - j < 2) | (i >= blocks - config.last_blocks))
+    mask = (j <= i) & (columns[0][None] | (i - j < 2) | (i >= blocks - config.last_blocks))
     before = (mask & (j < i)) @ in_tile
     recall = (weights * (before[np.arange(tokens) // block] + in_diagonal)).sum(axis=1)
     by_row = weights.reshape(blocks, block, CLASSES).sum(axis=1)
@@ -76,7 +77,7 @@ def _arrays(head: LongHead, config: SampleAttentionConfig) -> dict[str, np.ndarr
     return {
         "overview": overview.astype(np.float16),
         "recall": np.minimum(recall, 1).astype(np.float32),
-        "block_mask": np.packbits(mask, axis=-1, bitorder="little"),
+        "block_mask": mask,
         "columns": columns,
         "slashes": slashes,
         "column_mass": (masses.sum(axis=0) / tokens).astype(np.float32),
@@ -88,6 +89,7 @@ def _arrays(head: LongHead, config: SampleAttentionConfig) -> dict[str, np.ndarr
         "output_error": np.float32(0),
         "oracle_density": np.float32(0),
         "rows_at_target": np.float32((recall >= config.cra).mean()),
+        "recall_reached": np.float32(reached_by(recall, config.rows_at_target)),
     }
 
 

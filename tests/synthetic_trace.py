@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from sampleattn.config import SampleAttentionConfig
+from sampleattn.recall import reached_by
 from sampleattn.trace import TraceWriter
 
 KINDS = ("sink", "local", "column", "slash", "column+slash", "dense")
@@ -58,13 +59,13 @@ def head_arrays(weights: np.ndarray, kind: str, config: SampleAttentionConfig, r
     masses = np.add.reduceat(weights, starts, axis=1)
     i, j = np.arange(blocks)[:, None], np.arange(blocks)[None]
     causal = j <= i
-    columns, slashes = np.zeros((1, blocks), np.uint8), np.zeros((1, blocks), np.uint8)
+    columns, slashes = np.zeros((1, blocks), bool), np.zeros((1, blocks), bool)
     columns[0, :1], slashes[0, :2] = 1, 1
     if "column" in kind:
         columns[0, min(planted_column(tokens, block), blocks - 1)] = 1
     if "slash" in kind:
         slashes[0, min(planted_slash(tokens, block), blocks - 1)] = 1
-    mask = columns[0].astype(bool)[None] | slashes[0].astype(bool)[np.clip(i - j, 0, None)] | (i >= blocks - config.last_blocks)
+    mask = columns[0][None] | slashes[0][np.clip(i - j, 0, None)] | (i >= blocks - config.last_blocks)
     mask = causal & (mask | (kind == "dense"))
     recall = np.minimum((masses * mask[np.arange(tokens) // block]).sum(axis=1), 1)
     size = min(512, tokens)
@@ -75,19 +76,29 @@ def head_arrays(weights: np.ndarray, kind: str, config: SampleAttentionConfig, r
     return {
         "overview": np.maximum.reduceat(np.maximum.reduceat(weights, edges, axis=0), edges, axis=1).astype(np.float16),
         "recall": recall.astype(np.float32),
-        "block_mask": np.packbits(mask, axis=-1, bitorder="little"),
+        "block_mask": mask,
         "columns": columns,
         "slashes": slashes,
         "column_mass": (masses.sum(axis=0) / tokens).astype(np.float32),
         "slash_mass": (np.bincount((i - j)[causal], tile_sums[causal], blocks) / tokens).astype(np.float32),
-        "tile_masses": masses[rows].astype(np.float16),
+        "tile_masses": masses[rows],
         "density": np.float32(mask.sum() / causal.sum()),
         "cra": np.float32(recall.min()),
         "sampled_cra": np.float32(sampled.min() if len(rows) else 1),
         "output_error": np.float32(1 - recall.mean()),
         "oracle_density": np.float32((np.argmax(reach, axis=1) + 1).sum() / causal.sum()),
         "rows_at_target": np.float32((recall >= config.cra).mean()),
+        "recall_reached": np.float32(reached_by(recall, config.rows_at_target)),
     }
+
+
+def layer_arrays(weights, kinds, config: SampleAttentionConfig) -> dict[str, np.ndarray]:
+    """What the analysis of a layer gives (`trace_format.ANALYSED_ARRAYS`) for heads of weights [N, N] and kinds."""
+    heads = []
+    for head, kind in zip(weights, kinds, strict=True):
+        rows = np.unique(np.linspace(0, len(head) - 1, max(1, round(len(head) * config.sample_ratio))).astype(np.int32))
+        heads.append(head_arrays(head, kind, config, rows))
+    return {name: np.stack([arrays[name] for arrays in heads]) for name in heads[0]} | {"rows": rows}
 
 
 def pinned_head(rng, tokens: int, dim: int, heads: int, kv_heads: int) -> tuple[dict, list[np.ndarray]]:
@@ -116,6 +127,7 @@ def write_synthetic_trace(
     first_difference: int | None = 7,
     title: str = "A made-up prompt",
     seed: int = 0,
+    level: str = "explore",
     **settings,
 ) -> TraceWriter:
     """Write a trace into `folder` (new or empty) and return its writer.
@@ -141,6 +153,7 @@ def write_synthetic_trace(
                 "parameters": 1_000_000,
             },
             "settings": config.to_dict(),
+            "level": level,
             "prompt": {"title": title},
             "machine": {"device": "cpu", "cpu": "made up", "torch": "2.13.0", "triton": None, "backend": "torch"},
         },
@@ -148,7 +161,6 @@ def write_synthetic_trace(
         offsets,
         text,
     )
-    rows = np.unique(np.linspace(0, tokens - 1, max(1, round(tokens * config.sample_ratio))).astype(np.int32))
     for layer in range(layers if stop_after is None else stop_after):
         kinds = [KINDS[(layer + head) % len(KINDS)] for head in range(heads)]
         if layer in pin_layers:
@@ -156,8 +168,7 @@ def write_synthetic_trace(
             pins, weights = pinned_head(rng, tokens, head_dim, heads, kv_heads)
         else:
             weights = (planted_weights(kind, tokens, seed + head, config.block_size) for head, kind in enumerate(kinds))
-        arrays = [head_arrays(weight, kind, config, rows) for weight, kind in zip(weights, kinds, strict=True)]
-        arrays = {name: np.stack([array[name] for array in arrays]) for name in arrays[0]} | {"rows": rows}
+        arrays = layer_arrays(weights, kinds, config)
         ran, reason = ("dense", "sliding-window attention") if layer in dense_layers else ("sparse", "")
         seconds = {"dense": 0.01, "sampling": 0.001, "filtering": 0.001, "analysis": 0.02}
         seconds["sparse_attention"] = 0.004 * (layer + 1)

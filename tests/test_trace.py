@@ -14,12 +14,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from long_trace import write_long_trace
 from safetensors.numpy import load_file, save_file
-from synthetic_trace import write_synthetic_trace
+from synthetic_trace import KINDS, layer_arrays, planted_weights, write_synthetic_trace
 
 from sampleattn import trace_files
+from sampleattn.config import SampleAttentionConfig
 from sampleattn.summary import summarise, table
 from sampleattn.trace import Trace, TraceError, TraceWriter
-from sampleattn.trace_format import LAYER_ARRAYS, META, dump_meta
+from sampleattn.trace_format import LAYER_ARRAYS, META, OLD_NUMBERS
+from sampleattn.trace_meta import dump_meta
 from sampleattn.windows import attention_window
 
 LAYERS, HEADS, TOKENS = 3, 4, 300
@@ -44,13 +46,15 @@ def copy(folder, tmp_path):
 
 def read_everything(trace):
     """Every array that a view may ask for."""
-    names = ("density", "cra", "sampled_cra", "output_error", "oracle_density", "rows_at_target", "sparse_run_density")
+    names = ("density", "cra", "sampled_cra", "output_error", "oracle_density", "rows_at_target", "recall_reached",
+             "sparse_run_density")  # fmt: skip
     values = [trace.token_ids, trace.offsets, np.array(trace.tokens), *(getattr(trace, name) for name in names)]
     values += [trace.columns_kept, trace.slashes_kept]
     for layer in trace.recorded_layers:
         values.append(trace.rows(layer))
         for head in range(trace.heads):
-            for name in ("overview", "recall", "block_mask", "columns", "slashes", "column_mass", "slash_mass", "tile_masses"):
+            for name in ("overview", "recall", "block_mask", "columns", "slashes", "column_mass", "slash_mass", "tile_masses",
+                         "recall_quantiles"):  # fmt: skip
                 values.append(getattr(trace, name)(layer, head))
             if trace.pinned(layer, head):
                 values.append(trace.window(layer, head, (0, trace.length), (0, trace.length // 2 + 1), (16, 16)))
@@ -101,7 +105,7 @@ def test_what_was_written_is_read(folder, zipped):
     assert mask.shape == (blocks, blocks) and not np.triu(mask, 1).any()
     assert trace.density[0, 2] == pytest.approx(mask.sum() / (blocks * (blocks + 1) / 2))
     assert trace.cra[0, 2] == pytest.approx(trace.recall(0, 2).min())
-    assert trace.columns(0, 2).tolist() == np.flatnonzero(arrays["columns"][2].any(0)).tolist()
+    assert trace.columns(0, 2).tolist() == [0, 1]
     assert trace.overview(0, 0).shape == (TOKENS, TOKENS) and trace.overview(0, 0).dtype == np.float32
     assert trace.label(0, 0) == "sink" and trace.layer_reason(2) == "sliding-window attention" and trace.layer_reason(0) == ""
     assert trace.pinned(1, 0) and not trace.pinned(0, 0)
@@ -170,24 +174,28 @@ def test_half_a_trace_opens_with_what_it_has(tmp_path):
     read_everything(Trace.load(Trace.load(tmp_path / "t").save(tmp_path / "half.zip")))
 
 
+def analysed(heads=2, tokens=200):
+    kinds = KINDS[:heads]
+    weights = [planted_weights(kind, tokens) for kind in kinds]
+    return layer_arrays(weights, kinds, SampleAttentionConfig())
+
+
 def test_a_writer_that_dies_leaves_the_last_state(tmp_path, monkeypatch):
     writer = write_synthetic_trace(tmp_path / "t", layers=2, heads=2, tokens=200, stop_after=1)
-    arrays = load_file(tmp_path / "t/layers/000.safetensors")
 
     def crash(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(trace_files.os, "replace", crash)
     with pytest.raises(KeyboardInterrupt):
-        writer.write_layer(1, arrays, {"labels": ["dense", "dense"]})
+        writer.write_layer(1, analysed(), {"labels": ["dense", "dense"]})
     assert Trace.load(tmp_path / "t").recorded_layers == [0]
     assert not list((tmp_path / "t").rglob("*.tmp"))
 
 
 def test_the_writer_refuses_what_does_not_fit(tmp_path):
     writer = write_synthetic_trace(tmp_path / "t", layers=2, heads=2, tokens=200, stop_after=1)
-    arrays = load_file(tmp_path / "t/layers/000.safetensors")
-    info = {"labels": ["dense", "dense"]}
+    arrays, info = analysed(), {"labels": ["dense", "dense"]}
     for name in ("recall", "block_mask", "cra"):
         with pytest.raises(TraceError):
             writer.write_layer(1, arrays | {name: arrays[name][:1]}, info)
@@ -197,6 +205,8 @@ def test_the_writer_refuses_what_does_not_fit(tmp_path):
         writer.write_layer(1, {k: v for k, v in arrays.items() if k != "cra"}, info)
     with pytest.raises(TraceError, match="already exists"):
         write_synthetic_trace(tmp_path / "t", layers=1, tokens=10)
+    writer.write_layer(1, arrays, info)
+    assert Trace.load(tmp_path / "t").recorded_layers == [0, 1]
 
 
 def test_save_replaces_only_when_complete(folder, tmp_path, monkeypatch):
@@ -205,7 +215,7 @@ def test_save_replaces_only_when_complete(folder, tmp_path, monkeypatch):
         path = trace.save(tmp_path / name)
         before = read_everything(Trace.load(path))
         with monkeypatch.context() as patch:
-            patch.setattr("sampleattn.trace_writer.shutil.copyfileobj", lambda *_: 1 / 0)
+            patch.setattr("sampleattn.trace_save.shutil.copyfileobj", lambda *_: 1 / 0)
             with pytest.raises(ZeroDivisionError):
                 trace.save(path)
         assert same(before, read_everything(Trace.load(path)))
@@ -241,8 +251,8 @@ def test_things_that_are_no_trace(tmp_path):
 
 
 def test_newer_and_older_schemas(copy):
-    rewrite(copy, schema=3)
-    assert "update this program" in assert_refused(copy, "schema 3")
+    rewrite(copy, schema=4)
+    assert "update this program" in assert_refused(copy, "schema 4")
     rewrite(copy, schema=0)
     assert_refused(copy, "record it again")
     rewrite(copy, schema="1")
@@ -573,25 +583,63 @@ def test_pinned_heads_with_wrong_dtypes_and_shapes(copy, name, key):
     assert_refused(copy, "unknown array")
 
 
-def test_schema_1_with_pinned_layers_is_still_read(copy):
-    trace, path = Trace.load(copy), copy / "layers/001.safetensors"
-    window = (7, 290), (3, 250), (40, 30)
-    expected = [trace.window_planes(1, head, *window) for head in range(HEADS)]
-    numbers = [trace.density, trace.columns_kept]
-    heads = [load_file(copy / f"pinned/001_q{head:04d}.safetensors") for head in range(HEADS)]
-    keys = [load_file(copy / f"pinned/001_k{head:04d}.safetensors")["k"] for head in range(2)]
-    layer = {"q": np.stack([head["q"] for head in heads]), "lse": np.stack([head["lse"] for head in heads]), "k": np.stack(keys)}
-    save_file(load_file(path) | layer, path)
-    shutil.rmtree(copy / "pinned")
-    files = json.loads((copy / META).read_bytes())["files"]
-    (copy / "heads.safetensors").unlink()
-    new = ("pinned/", "heads.")
-    rewrite(copy, schema=1, files={name: file for name, file in files.items() if not name.startswith(new)})
-    rehash(copy, "layers/001.safetensors")
+def make_old(folder, schema):
+    """Rewrite a trace as earlier versions wrote it: layers unpacked; in schema 1 with the pinned heads, and no heads file."""
+    trace = Trace.load(folder)
+    for layer in range(LAYERS):
+        arrays = load_file(folder / f"layers/{layer:03d}.safetensors")
+        reader = trace._layer(layer)
+        old = {name: arrays[name] for name in (*OLD_NUMBERS, "recall", "column_mass", "slash_mass", "rows")}
+        for name in ("overview", "tile_masses", "block_mask", "columns", "slashes"):
+            old[name] = np.stack([getattr(reader, name)(head) for head in range(HEADS)])
+            old[name] = old[name].astype(np.float16 if name in ("overview", "tile_masses") else np.uint8)
+        old["block_mask"] = np.packbits(old["block_mask"], axis=-1, bitorder="little")
+        if schema == 1 and trace.pinned(layer, 0):
+            heads = [load_file(folder / f"pinned/{layer:03d}_q{head:04d}.safetensors") for head in range(HEADS)]
+            old |= {name: np.stack([head[name] for head in heads]) for name in ("q", "lse")}
+            keys = [load_file(folder / f"pinned/{layer:03d}_k{head:04d}.safetensors")["k"] for head in range(trace.kv_heads)]
+            old["k"] = np.stack(keys)
+        save_file(old, folder / f"layers/{layer:03d}.safetensors")
+    numbers = load_file(folder / "heads.safetensors")
+    save_file({name: array for name, array in numbers.items() if name != "recall_reached"}, folder / "heads.safetensors")
+    files = json.loads((folder / META).read_bytes())["files"]
+    if schema == 1:
+        shutil.rmtree(folder / "pinned")
+        (folder / "heads.safetensors").unlink()
+        files = {name: file for name, file in files.items() if not name.startswith(("pinned/", "heads."))}
+    meta = json.loads((folder / META).read_bytes()) | {"schema": schema, "files": files}
+    del meta["level"]
+    (folder / META).write_bytes(dump_meta(meta))
+    for name in files:
+        if name.startswith(("layers/", "heads.")):
+            rehash(folder, name)
+
+
+@pytest.mark.parametrize("schema", [1, 2])
+def test_older_schemas_are_still_read(copy, schema):
+    new = read_everything(Trace.load(copy))
+    make_old(copy, schema)
     old = Trace.load(copy)
-    assert old.pinned(1, 0) and not old.pinned(0, 0)
-    assert same([old.density, old.columns_kept], numbers)
-    assert all(same(old.window_planes(1, head, *window), expected[head]) for head in range(HEADS))
+    assert old.meta["schema"] == schema and old.pinned(1, 0) and not old.pinned(0, 0)
+    assert same(read_everything(old), new)
+    assert same(read_everything(Trace.load(old.save(copy.parent / "old.zip"))), new)
+
+
+@pytest.mark.parametrize("schema", [1, 2])
+def test_heads_of_older_traces_are_pinned(copy, schema):
+    pinned = load_file(copy / "pinned/001_q0002.safetensors"), load_file(copy / "pinned/001_k0001.safetensors")
+    make_old(copy, schema)
+    expected = Trace.load(copy).window_planes(1, 2, (7, 290), (3, 250), (40, 30))
+    TraceWriter.reopen(copy).write_pin(0, 3, pinned[0]["q"], pinned[0]["lse"], pinned[1]["k"])
+    again = Trace.load(copy)
+    assert again.meta["schema"] == 2 and [again.pinned(0, head) for head in range(HEADS)] == [False, False, False, True]
+    assert same(again.window_planes(1, 2, (7, 290), (3, 250), (40, 30)), expected)
+    assert np.array_equal(again.window(0, 3, (0, 99), (0, 99), (9, 9)), again.window(1, 2, (0, 99), (0, 99), (9, 9)))
+
+
+def test_a_pinned_layer_of_schema_1_without_its_keys(copy):
+    make_old(copy, 1)
+    path = copy / "layers/001.safetensors"
     save_file({name: array for name, array in load_file(path).items() if name != "k"}, path)
     rehash(copy, "layers/001.safetensors")
     assert_refused(copy, "'k'")
