@@ -112,3 +112,17 @@ def wait_for_map(page, other_than: str = "", **facts) -> None:
         })""",
         arg=[{name: str(value) for name, value in facts.items()}, other_than],
     )
+
+
+def wheel(page, turned: float) -> float:
+    """Turn the wheel over the map; seconds until the frame after it is drawn."""
+    return page.evaluate(
+        """turned => new Promise(resolve => {
+            const isMap = ({shadowRoot}) => shadowRoot?.querySelector(".root[data-cells]");
+            const stage = [...document.querySelectorAll("*")].find(isMap).shadowRoot.querySelector(".stage");
+            const {x, y} = stage.getBoundingClientRect(), start = performance.now();
+            stage.dispatchEvent(new WheelEvent("wheel", {deltaY: turned, clientX: x + 300, clientY: y + 300, cancelable: true}));
+            requestAnimationFrame(() => requestAnimationFrame(() => resolve((performance.now() - start) / 1000)));
+        })""",
+        turned,
+    )

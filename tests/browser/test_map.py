@@ -4,17 +4,10 @@ import statistics
 import time
 
 import pytest
-from driver import CHROMIUM, MAP, app, browser, wait_for_map
+from driver import CHROMIUM, MAP, app, browser, wait_for_map, wheel
 from long_trace import write_long_trace
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")]
-# Turns the wheel over the map; seconds until the frame after it is drawn.
-FRAME = """turned => new Promise(resolve => {
-    const host = [...document.querySelectorAll("*")].find(({shadowRoot}) => shadowRoot?.querySelector(".root[data-cells]"));
-    const stage = host.shadowRoot.querySelector(".stage"), box = stage.getBoundingClientRect(), start = performance.now();
-    stage.dispatchEvent(new WheelEvent("wheel", {deltaY: turned, clientX: box.x + 300, clientY: box.y + 300, cancelable: true}));
-    requestAnimationFrame(() => requestAnimationFrame(() => resolve((performance.now() - start) / 1000)));
-})"""
 TOKENS, NEEDLE = 131072, (100_003, 30_011)
 
 
@@ -243,7 +236,7 @@ def test_how_long_it_takes(page):
     seconds = []
     page.mouse.move(*point(page, 90_000, 30_000))
     for n in range(10):
-        seconds.append(page.evaluate(FRAME, 100 if n % 2 else -100))
+        seconds.append(wheel(page, 100 if n % 2 else -100))
     rows["zoom of a head that is not pinned"] = seconds
     for name, seconds in rows.items():
         print(f"{name}: median {statistics.median(seconds):.2f} s, slowest {max(seconds):.2f} s of {len(seconds)}")

@@ -270,7 +270,7 @@ class MapView {
     this.drawCross();
     this.read();
     const { view } = this, waiting = this.missing().length;
-    Object.assign(this.host.dataset, { layer: head.layer, head: head.head, scale: state.colours, overlay: state.kept === "on", keptTiles: head.kept_tiles,
+    Object.assign(this.host.dataset, { tokens: this.length, layer: head.layer, head: head.head, scale: state.colours, overlay: state.kept === "on", keptTiles: head.kept_tiles,
       cells: head.cells.join("x"), view: [view.row, view.col, view.size].map(Math.round).join(","), level: this.level(), waiting, state: waiting ? "loading" : "ready" });
   }
 
