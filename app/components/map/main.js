@@ -42,10 +42,10 @@ class MapView {
 
   // What the server sent: what it wants shown, and any of text, head, tiles that it did not know to be here. `send` asks for more.
   receive(message, send) {
-    const { wanted } = message, other = this.promptId !== wanted.prompt;
+    const { wanted } = message, other = this.promptId !== wanted.prompt, { text } = message.planes;
     Object.assign(this, { send, below: message.below });
     if (other) this.forget(wanted);
-    if (message.planes.text) this.takeText(message.planes);
+    if (text) this.takeText(message.planes);
     if (message.head) this.takeHead(message);
     if (!this.heads.has(wanted.head)) { this.ask(true); return; }
     if (!this.view) this.restore(message.state);
@@ -53,7 +53,8 @@ class MapView {
     if (message.tiles && message.tiles.head === wanted.head) this.takeTiles(message);
     this.fit();
     this.changed();
-    this.ask(!this.prompt || (message.serial === this.serial && message.tiles?.places.length > 0), !this.prompt);
+    const tell = !this.prompt || text !== undefined;
+    this.ask(tell || (message.serial === this.serial && message.tiles?.places.length > 0), tell);
   }
 
   forget(wanted) {
