@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sampleattn.attention import sample_attention
 from sampleattn.config import SampleAttentionConfig
+from sampleattn.estimate import table
 from sampleattn.filtering import Selection
 from sampleattn.metrics import oracle_tiles
 from sampleattn.patterns import label_heads, slash_sums
@@ -31,8 +32,9 @@ def analyse(
     scale: float,
     pin: Collection[int] = (),
     tick: Callable[[float], None] = lambda share: None,
-) -> tuple[dict[str, np.ndarray], list[str], dict[str, float], dict[int, dict[str, np.ndarray]]]:
-    """The arrays of a layer's file (see `trace_format.LAYER_ARRAYS`), the heads' labels, the seconds of each stage, and the pins.
+) -> tuple[dict[str, np.ndarray], list[str], dict[str, float], dict[int, dict[str, np.ndarray]], dict[str, np.ndarray]]:
+    """The arrays of a layer's file (see `trace_format.LAYER_ARRAYS`), the heads' labels, the seconds of each stage, the pins,
+    and the answers to other settings (`trace_format.ESTIMATE_ARRAYS`; none of a layer that ran dense).
 
     query, output [1, H, N, D]; key, value [1, Hkv, N, D] of a plain causal prefill; output is the dense attention's.
     pin: the heads whose q, lse and k are kept, as `TraceWriter.write_pin` takes them. tick is called with the share done, and may
@@ -52,7 +54,9 @@ def analyse(
     arrays = one_pass.arrays() | _selected(selection) | {"output_error": _numpy(error)}
     pins = {head: pinned(query, key, one_pass.lse, head) for head in pin}
     clock.lap("analysis")
-    return arrays, label_heads(one_pass.mean_tiles()), clock.seconds, pins
+    answers = {} if selection.dense else table(selection, config, lambda: tick(1.0))
+    clock.lap("estimates")
+    return arrays, label_heads(one_pass.mean_tiles()), clock.seconds, pins, answers
 
 
 def pinned(query: Tensor, key: Tensor, lse: Tensor, head: int) -> dict[str, np.ndarray]:

@@ -1,12 +1,12 @@
-"""What other settings would keep of a recorded prompt: the method's own choice, made again from the trace's sampled tile masses.
+"""What other settings would keep of a recorded prompt: the method's own choice, made again from its sampled tile masses.
 
-No model and no q or k is needed. The masses are stored as float16, and of more than 512 sampled rows 512 are stored, so a choice
-near a limit may fall otherwise than it did; recall is known of these rows only.
+While a layer is recorded, `table` asks for many settings at once. Later, `estimates` asks for any others, from the masses that
+the trace holds: these are float16, and of some of the sampled rows only, so a choice near a limit may fall otherwise than it did.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,12 +16,13 @@ from torch import Tensor
 from sampleattn import backends
 from sampleattn.block_mask import Grid
 from sampleattn.config import SampleAttentionConfig
+from sampleattn.estimate_table import FIELDS, KINDS, TARGETS, of_table
 from sampleattn.filtering import Selection, select
+from sampleattn.recall import TOLERANCE
 from sampleattn.sampling import sampled_rows, segment_count
 from sampleattn.trace import Trace
 
-CELLS_AT_ONCE = 1 << 22  # heads x rows x key blocks; the choice takes about 50 bytes for each
-TOLERANCE = 1e-6
+CELLS_AT_ONCE = 1 << 20  # heads x rows x key blocks; the choice takes about 50 bytes for each
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,20 @@ class Estimate:
     recall: np.ndarray
     at_target: np.ndarray
     worst: np.ndarray
+
+
+def table(
+    selection: Selection, config: SampleAttentionConfig, tick: Callable[[], None] = lambda: None
+) -> dict[str, np.ndarray]:
+    """For each kind and target of `estimate_table`, what the selection's sampled rows (batch 1) lead to: the arrays of an
+    estimates file, see `trace_format.ESTIMATE_ARRAYS`. The choices are those of the config's backend. tick may raise to stop."""
+    sampled, found = _Sampled.of(selection), []
+    for wanted in (of_table(config, *kind, target) for kind in KINDS for target in TARGETS):
+        tick()
+        chosen = select(selection.tile_masses, selection.rows, selection.grid, wanted)
+        found.append(sampled.numbers(chosen, wanted))
+    numbers = torch.stack(found, -1).unflatten(-1, (len(KINDS), len(TARGETS))).cpu().numpy()
+    return dict(zip(FIELDS, numbers, strict=True)) | {"rows": np.array([sampled.masses.shape[1]], np.int32)}
 
 
 def estimates(trace: Trace, layer: int, config: SampleAttentionConfig) -> Iterator[tuple[slice, Estimate]]:
@@ -68,27 +83,29 @@ def choose_again(masses: Tensor, rows: Tensor, tokens: int, config: SampleAttent
 
 def estimate(selection: Selection, config: SampleAttentionConfig) -> Estimate:
     """What a selection (batch 1) computes, and the recall of its sampled rows."""
-    real = selection.rows[0] >= 0
-    kept = selection.block_mask[0, :, selection.rows[0, real] // selection.grid.block]
-    recall = (1 - selection.tile_masses[0, :, real].masked_fill(kept, 0).sum(-1)).clamp(0, 1).numpy()
-    return Estimate(
-        selection.density[0].numpy(),
-        reached_by(recall, config.rows_at_target),
-        (recall >= config.cra - TOLERANCE).mean(-1, dtype=np.float32),
-        recall.min(-1),
-    )
+    return Estimate(*_Sampled.of(selection).numbers(selection, config).numpy())
 
 
-def reached_by(recall: np.ndarray, share: float) -> np.ndarray:
-    """The recall that `share` of the rows reach: [..., rows] -> [...]."""
-    below = recall.shape[-1] - max(1, int(np.ceil(recall.shape[-1] * share)))
-    return np.partition(recall, below, axis=-1)[..., below]
+@dataclass(frozen=True)
+class _Sampled:
+    """The rows that are rows: masses fp32 [H, R, key blocks], and the query block of each, int64 [R]."""
 
+    masses: Tensor
+    block: Tensor
 
-def recorded_recall(trace: Trace, layer: int) -> np.ndarray:
-    """The recall that `rows_at_target` of all rows reach with what was recorded: exact, float32 [H]."""
-    share = trace.config.rows_at_target
-    return np.stack([reached_by(trace.recall(layer, head), share) for head in range(trace.heads)])
+    @classmethod
+    def of(cls, selection: Selection) -> _Sampled:
+        real = selection.rows[0] >= 0
+        return cls(selection.tile_masses[0][:, real], selection.rows[0, real] // selection.grid.block)
+
+    def numbers(self, selection: Selection, config: SampleAttentionConfig) -> Tensor:
+        """Density, and the recall of these rows, of a selection (batch 1) in the order of FIELDS: fp32 [4, H]"""
+        recall = (1 - self.masses.masked_fill(selection.block_mask[0][:, self.block], 0).sum(-1)).clamp(0, 1)
+        count = recall.shape[-1]
+        below = count - max(1, int(np.ceil(count * config.rows_at_target)))
+        ascending = recall.sort(-1).values
+        at_target = (recall >= config.cra - TOLERANCE).sum(-1) / count
+        return torch.stack((selection.density[0], ascending[:, below], at_target, ascending[:, 0]))
 
 
 def _by_segment(masses, rows, grid, segments):

@@ -184,7 +184,7 @@ class _Recording:
 
     def _analyse(self, call, seconds):
         fits = call.query.shape[-1] == self.writer.meta["model"]["head_dim"]
-        arrays, labels, stages, pins = analyse(
+        arrays, labels, stages, pins, answers = analyse(
             call.query,
             call.key,
             call.value,
@@ -196,6 +196,8 @@ class _Recording:
         )
         for stage, spent in stages.items():
             self.timings[f"{stage}_s"] = self.timings.get(f"{stage}_s", 0.0) + spent
+        if answers:
+            self.writer.write_estimates(call.layer, answers)
         self.writer.write_layer(call.layer, arrays, {"labels": labels, "seconds": seconds | stages, "scale": call.scale})
         for head, arrays in pins.items():
             self.writer.write_pin(call.layer, head, **arrays)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from sampleattn.config import SampleAttentionConfig
+from sampleattn.estimate_table import FIELDS, KINDS, TARGETS, EstimateTable
 from sampleattn.recall import reached_by
 from sampleattn.trace_files import ArrayFile, open_source, read_meta_bytes, trace_errors
 from sampleattn.trace_format import (
@@ -17,6 +18,7 @@ from sampleattn.trace_format import (
     TOKENS,
     TraceError,
     check_arrays,
+    estimates_file,
     pinned_key,
     pinned_query,
     sizes,
@@ -267,6 +269,20 @@ class Trace:
     def tile_masses(self, layer: int, head: int) -> np.ndarray:
         """The mass in each tile of the sampled rows. float32 [R, key blocks]"""
         return self._layer(layer).tile_masses(head)
+
+    @cached_property
+    def estimate_table(self) -> EstimateTable | None:
+        """The answers to other settings that were made when recording, [layers, heads, ...]; None if there are none."""
+        files = {layer: self._file(name) for layer in self.recorded_layers if (name := estimates_file(layer)) in self._names}
+        if not files:
+            return None
+        numbers = np.full((len(FIELDS), self.layers, self.heads, len(KINDS), len(TARGETS)), np.nan, np.float32)
+        for layer, file in files.items():
+            numbers[:, layer] = [file.read(name) for name in FIELDS]
+            if not ((numbers[:, layer] >= 0) & (numbers[:, layer] <= 1)).all():
+                raise TraceError(f"Layer {layer} holds estimates that are no shares; record the trace again.")
+        rows = max(int(file.read("rows")[0]) for file in files.values())
+        return EstimateTable(**dict(zip(FIELDS, numbers, strict=True)), rows=rows, settings=self.config)
 
     def label(self, layer: int, head: int) -> str:
         """The head's pattern (see `patterns.label_heads`); "" if the layer was not analysed."""

@@ -9,12 +9,14 @@ import re
 
 import numpy as np
 
+from sampleattn.estimate_table import FIELDS, KINDS, TARGETS
+
 SCHEMA = 3
 READABLE = (1, 2, 3)
 LEVELS = ("summary", "explore", "pinned")
 META, TOKENS, HEADS, OUTPUT = "meta.json", "tokens.safetensors", "heads.safetensors", "output.safetensors"
-FILE_NAME = re.compile(r"(tokens|heads|output|layers/\d{3}|pinned/\d{3}_[qk]\d{4})\.safetensors")
-FOLDERS = ("layers/", "pinned/")
+FILE_NAME = re.compile(r"(tokens|heads|output|layers/\d{3}|estimates/\d{3}|pinned/\d{3}_[qk]\d{4})\.safetensors")
+FOLDERS = ("layers/", "estimates/", "pinned/")
 
 OVERVIEW, THUMBNAIL = 512, 64
 # Up to this length, recall is kept of every row and 512 sampled rows; beyond it, recall per overview row and 128 sampled rows.
@@ -62,6 +64,8 @@ SUMMARY_ARRAYS = {name: LAYER_ARRAYS[name] for name in LAYER_ARRAYS if name not 
     "column_mass": ("F16", "H kb"),
     "slash_mass": ("F16", "H kb"),
 }
+# The answers of a layer's heads to other settings (see `estimate_table`), and how many sampled rows they come from.
+ESTIMATE_ARRAYS = {**dict.fromkeys(FIELDS, ("F32", f"H {len(KINDS)} {len(TARGETS)}")), "rows": ("I32", "1")}
 # Schemas 1 and 2 held a layer unpacked.
 OLD_LAYER_ARRAYS = {
     "overview": ("F16", "H h h"),
@@ -104,6 +108,11 @@ class TraceError(ValueError):
 
 def layer_file(layer: int) -> str:
     return f"layers/{layer:03d}.safetensors"
+
+
+def estimates_file(layer: int) -> str:
+    """The file with the answers of a layer's heads to other settings."""
+    return f"estimates/{layer:03d}.safetensors"
 
 
 def pinned_query(layer: int, head: int) -> str:
@@ -171,6 +180,8 @@ def table_of(file: str, meta: dict, arrays) -> dict:
         return HEAD_ARRAYS if meta["schema"] >= 3 else OLD_HEAD_ARRAYS
     if file in (TOKENS, OUTPUT):
         return TOKEN_ARRAYS if file == TOKENS else OUTPUT_ARRAYS
+    if file.startswith("estimates/"):
+        return ESTIMATE_ARRAYS
     if file.startswith("pinned/"):
         return PINNED_KEY if "_k" in file else PINNED_QUERY | (PINNED_RECALL if "recall" in arrays else {})
     return layer_table(meta, arrays)

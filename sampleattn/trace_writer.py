@@ -24,6 +24,7 @@ from sampleattn.trace_format import (
     TraceError,
     check_arrays,
     describe,
+    estimates_file,
     layer_file,
     pinned_key,
     pinned_query,
@@ -134,16 +135,23 @@ class TraceWriter:
     def write_pin(self, layer: int, head: int, q, lse, k, recall=None) -> None:
         """Pin a head: q [N, D] and lse [N] of it, k [N, D] of the key-value head it reads; float16 or float32, lse float32.
 
-        recall: float32 [N] of it, where the layer's file holds less.
+        recall: float32 [N] of its rows; kept where the layer's file holds less.
         """
         model = self.meta["model"]
         kv_head = head // (model["heads"] // model["kv_heads"])
         if pinned_key(layer, kv_head) not in self.meta["files"]:
             self._write_arrays(pinned_key(layer, kv_head), {"k": k})
-        self._write_arrays(pinned_query(layer, head), {"q": q, "lse": lse} | ({} if recall is None else {"recall": recall}))
+        reduced = self.meta["schema"] >= 3 and sizes(self.meta)["track"] < len(q)
+        more = {"recall": recall} if reduced and recall is not None else {}
+        self._write_arrays(pinned_query(layer, head), {"q": q, "lse": lse} | more)
         if self.meta["level"] == "explore":
             self.meta["level"] = "pinned"
         self._write_meta()
+
+    def write_estimates(self, layer: int, arrays: dict) -> None:
+        """The answers of a layer's heads to other settings, `trace_format.ESTIMATE_ARRAYS`. Before `write_layer`, with which the
+        layer is done."""
+        self._write_arrays(estimates_file(layer), arrays)
 
     def write_layer(self, layer: int, arrays: dict | None, info: dict) -> None:
         """One layer of the dense run: what its analysis gave (`trace_format.ANALYSED_ARRAYS`; None if not analysed), of which the
