@@ -38,6 +38,13 @@ TABLE = {
 
 
 @cache
+def break_even(device: torch.device, dtype: torch.dtype, block_size: int, head_dim: int) -> int:
+    """From how many keys on "auto" runs the method on a CUDA device; 0 where no kernel takes the inputs."""
+    runs = backends.resolve("auto", device, dtype, block_size, head_dim)
+    return measured(device, head_dim).break_even if runs == "triton" else 0
+
+
+@cache
 def measured(device: torch.device, head_dim: int) -> Measured:
     """The row of the table for a CUDA device; GPUs that nobody has measured get the one of compute capability 9.0."""
     rows = TABLE.get(torch.cuda.get_device_capability(device), TABLE[9, 0])
@@ -52,9 +59,9 @@ def dense_reason(config: SampleAttentionConfig, q: Tensor, keys: int) -> str:
     if keys < config.dense_below:
         return f"{keys} tokens are fewer than dense_below = {config.dense_below}"
     if config.backend == "auto" and q.is_cuda:
-        break_even = measured(q.device, q.shape[-1]).break_even
-        if keys < break_even and backends.resolve("auto", q.device, q.dtype, config.block_size, q.shape[-1]) == "triton":
-            return f"dense is faster below {break_even} tokens (measured on {MEASURED_ON})"
+        least = break_even(q.device, q.dtype, config.block_size, q.shape[-1])
+        if keys < least:
+            return f"dense is faster below {least} tokens (measured on {MEASURED_ON})"
     return ""
 
 

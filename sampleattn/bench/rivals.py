@@ -66,7 +66,7 @@ def _fa4(device):
 
 def _cudnn(q, k, v) -> Call:
     """The operator that scaled_dot_product_attention calls once it has chosen cuDNN; without the time of choosing."""
-    attention = torch.ops.aten._scaled_dot_product_cudnn_attention
+    attention = torch._scaled_dot_product_cudnn_attention
     k, v = _grouped(lambda k, v: attention(q, k, v, None, False, 0.0, True), q, k, v)
     return lambda: attention(q, k, v, None, False, 0.0, True)[0]
 
