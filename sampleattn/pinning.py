@@ -12,6 +12,7 @@ import torch
 from sampleattn import backends
 from sampleattn.analysis import pinned
 from sampleattn.hf import LayerCall, decoder_of, use_sample_attention
+from sampleattn.metrics import row_recall
 from sampleattn.recorder import RecordingError, check_pins
 from sampleattn.trace import Trace
 from sampleattn.trace_writer import TraceWriter
@@ -66,7 +67,7 @@ def _run(model, trace, heads, half, tick):
             query, key = (tensor.half() if half else tensor for tensor in (call.query, call.key))
             lse = row_logsumexp(query.float() if half else query, key.float() if half else key, call.scale)[0]
             for head in wanted:
-                found[call.layer, head] = pinned(query, key, lse, head)
+                found[call.layer, head] = pinned(query, key, lse, head) | {"recall": _recall(trace, call, head)}
                 _compare(trace, call, head, found[call.layer, head])
         tick((call.layer + 1) / (last + 1))
         if call.layer == last:
@@ -79,6 +80,13 @@ def _run(model, trace, heads, half, tick):
     except _Enough:
         pass
     return found
+
+
+def _recall(trace, call, head):
+    """The recall of every row of a head under the recorded block mask: float32 [N]."""
+    mask = torch.from_numpy(trace.block_mask(call.layer, head)).to(call.query.device)[None, None]
+    query, key = call.query[:, head, None], call.key[:, head // (trace.heads // trace.kv_heads), None]
+    return row_recall(query, key, mask, call.scale, block_size=trace.config.block_size)[0, 0].cpu().numpy()
 
 
 def _compare(trace, call, head, arrays):

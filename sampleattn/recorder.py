@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import platform
+import shutil
 import tempfile
 import threading
 import time
@@ -14,23 +12,22 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import transformers
 
-from sampleattn import backends, predictions
+from sampleattn import predictions
 from sampleattn.analysis import analyse
 from sampleattn.config import SampleAttentionConfig
 from sampleattn.hf import LayerCall, decoder_of, use_sample_attention
 from sampleattn.memory import NotEnoughMemory
+from sampleattn.origin import describe_machine, describe_model
+from sampleattn.prompt import PromptError, tokenise
 from sampleattn.summary import summarise
 from sampleattn.trace import Trace
+from sampleattn.trace_format import LEVELS, pinned_query
+from sampleattn.trace_size import estimate_size, readable
 from sampleattn.trace_writer import TraceWriter
 
-LONGEST_TOKEN = 256
 DENSE_SHARE, SPARSE_SHARE = 0.8, 0.12
-
-
-class PromptError(ValueError):
-    """The prompt can't be recorded; the message says the numbers and what to do."""
+STAGES = ("sampling", "filtering", "sparse_attention", "analysis", "estimates")
 
 
 class RecordingError(RuntimeError):
@@ -51,7 +48,9 @@ def record(
     text: str,
     config: SampleAttentionConfig | None = None,
     *,
+    level: str | None = None,
     out: str | os.PathLike | None = None,
+    resume: bool = False,
     title: str | None = None,
     progress: Callable[[float, str, float | None], None] | None = None,
     cancel: threading.Event | None = None,
@@ -64,27 +63,34 @@ def record(
 ) -> Trace:
     """Run `text` through the model dense and with SampleAttention, and return the trace of both.
 
+    level: how much is kept, "summary", "explore" or "pinned" (see `trace_levels`); "pinned" if heads are pinned, else "explore".
     out: the folder to write (new or empty); None writes to a temporary one that lives as long as the trace: `trace.save(path)`.
+    resume: `out` holds an unfinished recording of the same; the layers it has are run through, but not analysed again.
     progress(share, text, seconds left or None) is called often. cancel: set it to stop, within a query block or a decode step;
     RecordingCancelled is raised, and the partial trace in `out` can be opened. pin_layers, pin_heads: layers, and (layer, head)
     pairs, whose q and k are kept, for windows at full resolution. continuation: greedy tokens (fewer where the model's context
     ends; no stop token ends it). max_tokens: cut the prompt there; without it a prompt longer than the context is refused.
-    Raises PromptError (a ValueError), hf.UnsupportedModelError (a ValueError), RecordingError.
+    Raises PromptError (a ValueError), hf.UnsupportedModelError (a ValueError), RecordingError, and TraceError if `out` is in use,
+    or holds nothing to resume.
     """
     config = config or SampleAttentionConfig()
     decoder = decoder_of(model).config
     ids, offsets, text, extra = tokenise(tokenizer, text, getattr(decoder, "max_position_embeddings", None), max_tokens)
     pins = {(layer, head) for layer in pin_layers for head in range(decoder.num_attention_heads)} | set(pin_heads)
     check_pins(pins, decoder.num_hidden_layers, decoder.num_attention_heads)
+    level = _checked_level(level, pins)
     holder = tempfile.TemporaryDirectory(prefix="sampleattn-") if out is None else None
     folder = Path(holder.name) / "trace" if holder else Path(out)
     meta = {
+        "level": level,
         "model": describe_model(model, decoder, model_name, revision),
         "settings": config.to_dict(),
         "prompt": {"title": title or "", **extra},
         "machine": describe_machine(model, config),
     }
-    writer = TraceWriter(folder, meta, ids, offsets, text)
+    size = _size(meta, config, ids, text, pins, decoder.vocab_size)
+    _check_space(folder, size)
+    writer = TraceWriter.resume(folder, meta, ids) if resume else TraceWriter(folder, meta, ids, offsets, text)
     was_training = model.training
     try:
         model.eval()
@@ -93,6 +99,8 @@ def record(
             named = config.replace(backend=meta["machine"]["backend"])
             recording = _Recording(model, tokenizer, named, writer, ids, decoder)
             recording.progress, recording.cancel, recording.pins = progress, cancel, frozenset(pins)
+            recording.taken = {layer for layer in writer.analysed if recording.pinned_already(layer)}
+            recording.tick(0.0, f"level {level}, about {readable(size)}")
             recording.run(continuation)
     except torch.OutOfMemoryError as error:
         known = f" ({error})" if isinstance(error, NotEnoughMemory) else ""
@@ -108,10 +116,10 @@ def record(
 
 
 class _Recording:
-    """The two runs over one prompt, and what has been learnt so far."""
+    """The two runs over one prompt, and what has been learnt so far. taken: the layers that need no analysis any more."""
 
     progress = cancel = None
-    pins = frozenset()
+    pins = taken = frozenset()
 
     def __init__(self, model, tokenizer, config, writer, ids, decoder):
         self.model, self.tokenizer, self.config, self.writer = model, tokenizer, config, writer
@@ -130,7 +138,7 @@ class _Recording:
         with use_sample_attention(self.model, None, self._see_dense) as run:
             dense = self._prefill("dense")
             self._fill_layers(run.layers)
-            self._tick(DENSE_SHARE, "dense run: continuation")
+            self.tick(DENSE_SHARE, "dense run: continuation")
             tokens, dense_logits = self._timed("dense_continuation_s", predictions.greedy, dense, steps)
         dense.cache = None
         dense.logits = dense.logits.cpu()
@@ -140,17 +148,17 @@ class _Recording:
                 entry = self.sparse_layers.setdefault(layer, {"seconds": {}, "sparse_run_density": []})
                 entry |= {"ran": report.ran, "reason": report.reason}
             self.writer.write_sparse_run(self.sparse_layers)
-            self._tick(DENSE_SHARE + SPARSE_SHARE, "sparse run: continuation")
+            self.tick(DENSE_SHARE + SPARSE_SHARE, "sparse run: continuation")
             own, sparse_logits = self._timed("sparse_continuation_s", predictions.follow, sparse, tokens)
         sparse.cache = None
-        self._tick(0.98, "comparing both runs")
+        self.tick(0.98, "comparing both runs")
         self._write_output(dense.logits, sparse.logits.cpu(), tokens, own, dense_logits, sparse_logits)
-        self.timings["total_s"] = time.perf_counter() - self.started
+        self.timings |= self._stage_seconds() | {"total_s": time.perf_counter() - self.started, "resumed_layers": len(self.taken)}
         self.writer.finish(timings=self.timings, summary=summarise(Trace.load(self.writer.folder)))
-        self._tick(1.0, "done")
+        self.tick(1.0, "done")
 
     def _prefill(self, name):
-        self._tick(0.0 if name == "dense" else DENSE_SHARE + 0.02, f"{name} run")
+        self.tick(0.0 if name == "dense" else DENSE_SHARE + 0.02, f"{name} run")
         self.observing_s = 0.0
         start = time.perf_counter()
         result = predictions.prefill(self.model, self.input, self.positions)
@@ -169,13 +177,16 @@ class _Recording:
     def _see_dense(self, call: LayerCall):
         start = time.perf_counter()
         self.attention_s["dense"] += call.seconds
+        if call.layer in self.taken:
+            self.tick(self._dense_share(call.layer, 1.0), f"layer {call.layer}: recorded before")
+            return
         reason, seconds = call.reason, {"dense_attention": call.seconds}
         model = self.writer.meta["model"]
         expected = (1, model["heads"], len(self.ids), model["kv_heads"])
         if call.eligible and (*call.query.shape[:3], call.key.shape[1]) != expected:
             reason = f"has {call.query.shape[1]} heads and {call.key.shape[1]} key heads, unlike the model"
         if reason:
-            self._tick(self._dense_share(call.layer, 1.0), f"layer {call.layer}: {reason}")
+            self.tick(self._dense_share(call.layer, 1.0), f"layer {call.layer}: {reason}")
             self.writer.write_layer(call.layer, None, {"reason": reason, "seconds": seconds})
         else:
             self._analyse(call, seconds)
@@ -192,15 +203,22 @@ class _Recording:
             self.config,
             call.scale,
             pin=sorted(head for layer, head in self.pins if layer == call.layer and fits),
-            tick=lambda share: self._tick(self._dense_share(call.layer, share), f"dense run: layer {call.layer}"),
+            tick=lambda share: self.tick(self._dense_share(call.layer, share), f"dense run: layer {call.layer}"),
         )
-        for stage, spent in stages.items():
-            self.timings[f"{stage}_s"] = self.timings.get(f"{stage}_s", 0.0) + spent
+        for head, pin in pins.items():
+            self.writer.write_pin(call.layer, head, **pin, recall=arrays["recall"][head])
         if answers:
             self.writer.write_estimates(call.layer, answers)
         self.writer.write_layer(call.layer, arrays, {"labels": labels, "seconds": seconds | stages, "scale": call.scale})
-        for head, arrays in pins.items():
-            self.writer.write_pin(call.layer, head, **arrays)
+
+    def pinned_already(self, layer):
+        files = self.writer.meta["files"]
+        return all(pinned_query(layer, head) in files for pinned, head in self.pins if pinned == layer)
+
+    def _stage_seconds(self):
+        """The seconds of each stage over all layers, those recorded before among them."""
+        spent = [entry["seconds"] for entry in self.writer.meta["layers"]]
+        return {f"{stage}_s": sum(seconds.get(stage, 0.0) for seconds in spent) for stage in STAGES}
 
     def _dense_share(self, layer, share):
         return DENSE_SHARE * (layer + share) / self.layers
@@ -212,7 +230,7 @@ class _Recording:
         seconds = {"sparse_run_attention": call.seconds}
         self.sparse_layers[call.layer] = {"seconds": seconds, "sparse_run_density": density if fits else []}
         share = DENSE_SHARE + 0.02 + (SPARSE_SHARE - 0.02) * (call.layer + 1) / self.layers
-        self._tick(share, f"sparse run: layer {call.layer}")
+        self.tick(share, f"sparse run: layer {call.layer}")
 
     def _fill_layers(self, seen):
         for layer in range(self.layers):
@@ -245,11 +263,48 @@ class _Recording:
         if self.cancel is not None and self.cancel.is_set():
             raise RecordingCancelled(self.writer.folder)
 
-    def _tick(self, share, text):
+    def tick(self, share, text):
         self._check()
         if self.progress is not None:
             elapsed = time.perf_counter() - self.started
-            self.progress(share, text, elapsed * (1 - share) / share if share >= DENSE_SHARE / self.layers else None)
+            done = share - DENSE_SHARE * len(self.taken) / self.layers  # what was recorded before took no time now
+            self.progress(share, text, elapsed * (1 - share) / done if done >= DENSE_SHARE / self.layers else None)
+
+
+def _checked_level(level, pins):
+    if level is None:
+        return "pinned" if pins else "explore"
+    if level not in LEVELS:
+        raise PromptError(f"level must be one of {', '.join(LEVELS)}, not {level!r}.")
+    if (level == "pinned") != bool(pins):
+        advice = "say which heads (pin_heads, --pin-heads)" if level == "pinned" else "take level pinned, or pin no heads"
+        raise PromptError(f"Level {level} keeps {'q and k of chosen heads' if level == 'pinned' else 'no q and k'}; {advice}.")
+    return level
+
+
+def _size(meta, config, ids, text, pins, vocabulary):
+    model = meta["model"]
+    return estimate_size(
+        meta["level"],
+        *(model[name] for name in ("layers", "heads", "kv_heads", "head_dim")),
+        len(ids),
+        pins,
+        config=config,
+        vocabulary=vocabulary,
+        text_bytes=len(text.encode()),
+        pin_bytes=4 if meta["machine"]["dtype"] == "float32" else 2,
+    )
+
+
+def _check_space(folder, size):
+    """Raises RecordingError unless the disk has room for what will be written."""
+    place = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(place).free
+    if free < size:
+        raise RecordingError(
+            f"The trace needs about {readable(size)} and {place} has {readable(free)} free; "
+            "free some, choose another place, or record at level summary."
+        )
 
 
 def check_pins(pins, layers: int, heads: int) -> None:
@@ -259,100 +314,6 @@ def check_pins(pins, layers: int, heads: int) -> None:
             raise PromptError(
                 f"Layer {layer}, head {head} can't be pinned: the layers are 0 to {layers - 1}, the heads 0 to {heads - 1}."
             )
-
-
-def tokenise(tokenizer, text: str, context: int | None, max_tokens: int | None = None):
-    """ids int32 [N], offsets int32 [N, 2], their text, and, for a cut prompt, {"cut_from_characters"}. Raises PromptError."""
-    if not isinstance(text, str):
-        raise PromptError(f"The prompt must be text (str), not {type(text).__name__}.")
-    if not text.strip():
-        raise PromptError("The prompt is empty; give some text.")
-    if max_tokens is not None and max_tokens < 2:
-        raise PromptError(f"max_tokens (--cut) must be at least 2, not {max_tokens}.")
-    if not getattr(tokenizer, "is_fast", False):
-        raise PromptError("The model's tokenizer gives no text offsets; use a model with a fast tokenizer (tokenizer.json).")
-    limit = min(bound for bound in (max_tokens, context, 1 << 26) if bound is not None)
-    advice = f"cut it with max_tokens={limit} (--cut {limit}), or take a model with a longer context"
-    whole = text
-    if len(text) > limit * LONGEST_TOKEN:
-        if max_tokens is None:
-            raise PromptError(f"The prompt has {len(text):,} characters, far more than {limit:,} tokens of context; {advice}.")
-        text = text[: limit * LONGEST_TOKEN]
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise PromptError("The prompt holds characters that are no valid Unicode; save the file as UTF-8.") from None
-    encoded = tokenizer(text, return_offsets_mapping=True, verbose=False)
-    ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
-    if len(ids) > limit:
-        if max_tokens is None:
-            raise PromptError(f"The prompt has {len(ids):,} tokens, and the model's context is {limit:,}; {advice}.")
-        ids, offsets = ids[:limit], offsets[:limit]
-    if len(ids) < 2:
-        raise PromptError(f"The prompt has {len(ids)} token(s), too few to draw attention; give at least 2 tokens.")
-    offsets = _ascending(offsets)
-    if len(ids) == limit:
-        text = text[: offsets[-1, 1]]
-    extra = {} if text == whole else {"cut_from_characters": len(whole)}
-    return np.array(ids, np.int32), offsets, text, extra
-
-
-def _ascending(offsets):
-    """Offsets int32 [N, 2] that never go back: special tokens, which have (0, 0), stand where the text has got to."""
-    result, reached = [], (0, 0)
-    for begin, end in offsets:
-        reached = (max(begin, reached[0]), max(end, reached[1])) if end > begin else (reached[1], reached[1])
-        result.append(reached)
-    return np.array(result, np.int32).reshape(-1, 2)
-
-
-def describe_model(model, config, name: str | None, revision: str | None) -> dict:
-    """meta.model; a local model's revision is the sha256 of its configuration."""
-    source = getattr(model.config, "_name_or_path", "") or type(model).__name__
-    heads = config.num_attention_heads
-    head_dim = getattr(config, "qk_head_dim", None) or getattr(config, "head_dim", None) or config.hidden_size // heads
-    commit = getattr(model.config, "_commit_hash", None)
-    digest = hashlib.sha256(json.dumps(model.config.to_diff_dict(), sort_keys=True, default=str).encode()).hexdigest()
-    return {
-        "name": name or (Path(source).name if os.path.isdir(source) else source),
-        "revision": revision or commit or f"sha256:{digest}",
-        "layers": config.num_hidden_layers,
-        "heads": heads,
-        "kv_heads": getattr(config, "num_key_value_heads", None) or heads,
-        "head_dim": head_dim,
-        "context": getattr(config, "max_position_embeddings", None),
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-    }
-
-
-def describe_machine(model, config: SampleAttentionConfig) -> dict:
-    """meta.machine: device, processor, versions and the backend that runs."""
-    device = model.device
-    try:
-        import triton
-
-        triton_version = triton.__version__
-    except ImportError:
-        triton_version = None
-    return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "cpu": _processor(),
-        "threads": torch.get_num_threads(),
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "triton": triton_version,
-        "backend": backends.resolve(config.backend, device, model.dtype, config.block_size),
-    }
-
-
-def _processor():
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def _wait(device):

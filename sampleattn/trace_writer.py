@@ -127,6 +127,8 @@ class TraceWriter:
     def _stored_numbers(self, entry):
         if entry["file"] is None:
             raise TraceError(f"Layer {entry['layer']} was not analysed; record the trace again.")
+        if (answers := estimates_file(entry["layer"])) in self.meta["files"]:
+            self._open(answers)
         file, fixed = self._open(entry["file"]), sizes(self.meta)
         layer = Layer(file, entry["layer"], fixed, self.meta["settings"]["block_size"], 0)
         pieces = {kind: np.stack([getattr(layer, kind)(head) for head in range(fixed["H"])]) for kind in PIECES}

@@ -20,7 +20,8 @@ from sampleattn.metrics import oracle_density, row_recall
 from sampleattn.patterns import LABELS
 from sampleattn.pinning import pin
 from sampleattn.predictions import pieces
-from sampleattn.recorder import PromptError, RecordingCancelled, RecordingError, record, tokenise
+from sampleattn.prompt import PromptError, tokenise
+from sampleattn.recorder import RecordingCancelled, RecordingError, record
 from sampleattn.summary import summarise, table
 from sampleattn.trace import Trace, TraceError
 
