@@ -2,15 +2,10 @@
 
 import streamlit as st
 
-from app import session
+from app import components, session
 from app.reading import model_name, plain, title
 from app.views import compare, head_map, heads, output, overview, recall, speed, text, what_if
 from sampleattn.trace import TraceError
-
-STYLE = """<style>
-.stMainBlockContainer { padding: 4.4rem 2.2rem 2rem; }
-.stMainBlockContainer h3 { padding: 0.1rem 0 0.4rem; font-variant-numeric: tabular-nums; }
-</style>"""
 
 START, TEXT = "overview", "Use my text"
 PAGES = (
@@ -36,7 +31,7 @@ def pages() -> dict:
 
 def run() -> None:
     """Draw the navigation, the line that says what is open, and the page."""
-    st.html(STYLE)
+    components.page()
     known = pages()
     chosen = st.navigation(list(known.values()), position="top")
     session.keep_pages(known)

@@ -1,4 +1,4 @@
-"""What is painted in the browser: the map of a head, the board of all heads, a line of tokens.
+"""What is painted in the browser: the map of a head, the board of all heads, a line of tokens; and the page's style and history.
 
 Their code is ours alone; text of a trace or a user only ever reaches the page through textContent or a canvas.
 """
@@ -24,6 +24,20 @@ _map_canvas = _component("map_canvas", "map/map.css", (*_map_scripts, "map/entry
 _map_compare = _component("map_compare", "map/map.css", (*_map_scripts, "map/compare.js"))
 _head_board = _component("head_board", scripts=("map/unpack.js", "map/dom.js", "head_board.js"))
 _token_line = _component("token_line")
+
+
+_page = st.components.v2.component(
+    "sampleattention_page",
+    html='<span class="page-frame"></span>',
+    js=(HERE / "page.js").read_text(encoding="utf-8"),
+    css=(HERE / "page.css").read_text(encoding="utf-8"),
+    isolate_styles=False,
+)
+
+
+def page() -> None:
+    """The style of the whole page, and its history: one press of Back undoes one act. To be called before what is drawn."""
+    _page(key="page")
 
 
 def map_canvas(buffer: bytes, key: str, on_asked) -> None:

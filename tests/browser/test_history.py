@@ -1,0 +1,88 @@
+"""The browser's Back button: one press undoes one act, on a page and between pages."""
+
+import pytest
+from driver import BOARD, CHROMIUM, MAP, app, browser, cell_of, settle, wait_for_map
+from synthetic_trace import write_synthetic_trace
+
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")]
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trace")
+    write_synthetic_trace(folder / "trace", layers=4, heads=6, tokens=1024)
+    with app(tmp_path_factory.mktemp("elsewhere"), folder / "trace") as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with browser() as opened:
+        yield opened
+
+
+@pytest.fixture
+def page(chromium):
+    context = chromium.new_context(viewport={"width": 1280, "height": 800})
+    page = context.new_page()
+    page.set_default_timeout(20_000)
+    yield page
+    context.close()
+
+
+def entries(page) -> int:
+    """Entries of the tab's history, after all answers to the last act have come."""
+    settle(page)
+    page.wait_for_timeout(400)
+    return page.evaluate("history.length")
+
+
+def test_one_press_leads_from_map_back_to_the_head_on_the_board(page, url):
+    page.goto(f"{url}/heads")
+    page.locator(BOARD).wait_for()
+    before = entries(page)
+    page.mouse.click(*cell_of(page, 1, 2))
+    wait_for_map(page, layer=1, head=2)
+    assert entries(page) == before + 1
+    page.keyboard.press("Enter")
+    page.wait_for_function("location.pathname === '/map'")
+    wait_for_map(page, layer=1, head=2)
+    assert entries(page) == before + 2
+    page.go_back()
+    page.locator(BOARD).wait_for()
+    wait_for_map(page, layer=1, head=2)
+    page.go_back()
+    page.locator(f"{BOARD}:not([data-selected='1,2'])").wait_for()
+    assert page.evaluate("location.pathname") == "/heads"
+
+
+def test_a_turn_of_the_wheel_a_walk_with_the_keys_and_a_double_click_are_one_act_each(page, url):
+    page.goto(f"{url}/map?layer=0&head=0")
+    page.locator(MAP).wait_for()
+    before = entries(page)
+    box = page.locator(".stage").bounding_box()
+    x, y = box["x"] + 200, box["y"] + 400
+    page.mouse.move(x, y)
+    for _ in range(4):
+        page.mouse.wheel(0, -100)
+        page.wait_for_timeout(200)
+    assert entries(page) == before + 1
+    view = page.locator(MAP).get_attribute("data-view")
+    page.mouse.click(x, y)
+    assert entries(page) == before + 2
+    for key in ("ArrowLeft", "ArrowUp", "ArrowLeft"):
+        page.keyboard.press(key)
+        page.wait_for_timeout(700)
+    assert entries(page) == before + 3
+    page.mouse.dblclick(x, y)
+    page.wait_for_function("!location.search.includes('view=')")
+    assert entries(page) == before + 4
+    page.go_back()
+    wait_for_map(page, view=view)
+    page.wait_for_function("location.search.includes('at=')")
+    for _ in range(2):
+        page.go_back()
+    page.wait_for_function("!location.search.includes('at=')")
+    assert page.locator(MAP).get_attribute("data-view") == view
+    page.go_back()
+    wait_for_map(page, view="0,0,1024")
