@@ -24,6 +24,7 @@ from app import map_feed
 from app.estimating import Estimates
 from app.figures import heads as figure
 from app.reading import ROOT, telling_head
+from sampleattn.torch_windows import TorchWindows
 from sampleattn.trace import Trace, TraceError
 
 KEPT_TRACES = 12
@@ -53,11 +54,17 @@ def _folder() -> Path:
     return folder
 
 
+@st.cache_resource(show_spinner=False)
+def _accelerator() -> TorchWindows:
+    return TorchWindows().start()
+
+
 @st.cache_resource(max_entries=KEPT_TRACES, show_spinner=False)
 def _load(path: str, stamp: tuple) -> tuple[Trace, tuple[int, int]]:
     trace = Trace.load(path)
     if Path(path).is_file():
         trace = _unpacked(trace, f"{path}{stamp}")
+    trace.accelerator = _accelerator()
     return trace, telling_head(trace)
 
 

@@ -93,7 +93,7 @@ def _recorded(trace, layer, device, dtype):
     from sampleattn.bench.feeds import feed_of
 
     heads = [head for head in range(trace.heads) if trace.pinned(layer, head)]
-    pairs = zip(*(trace.queries_and_keys(layer, head) for head in heads), strict=True)
+    pairs = zip(*(trace.queries_and_keys(layer, head)[:2] for head in heads), strict=True)
     return feed_of(*(torch.from_numpy(np.stack(each).astype(np.float32)).to(device, dtype) for each in pairs))
 
 

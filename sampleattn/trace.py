@@ -48,6 +48,7 @@ class Trace:
         self.complete = self.meta["state"] == "complete"
         self._layer_info = {entry["layer"]: entry for entry in self.meta["layers"]}
         self._files, self._layers = {}, {}
+        self.accelerator = None  # a torch_windows.TorchWindows, for `window`
         with trace_errors("The trace"):
             self._names = [name for name in self.meta["files"] if self._present(name)]
         self._read_tokens()
@@ -312,10 +313,15 @@ class Trace:
         file = self._layer(layer).file
         return file.read("q", head, rows), file.read("k", self._kv_head(head), cols), file.read("lse", head, rows)
 
-    def queries_and_keys(self, layer: int, head: int) -> tuple[np.ndarray, np.ndarray]:
-        """q and k [N, D] of a pinned head, as recorded. Raises TraceError if it is not pinned."""
+    def queries_and_keys(self, layer: int, head: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """q and k [N, D] and the rows' logsumexp [N] of a pinned head, as recorded. Raises TraceError if it is not pinned."""
         every = (0, self.length)
-        return self._read_pinned(layer, head, every, every)[:2]
+        return self._read_pinned(layer, head, every, every)
+
+    def scale(self, layer: int) -> float:
+        """The factor of q.k in the layer."""
+        scale = self._layer_info[layer]["scale"]
+        return self._sizes["D"] ** -0.5 if scale is None else scale
 
     def window(self, layer: int, head: int, rows: tuple, cols: tuple, shape: tuple, reduce: str = "max") -> np.ndarray:
         """The exact weights of rows r0..r1 and columns c0..c1, pooled to at most shape (h, w) cells. float32 [h, w]
@@ -333,11 +339,13 @@ class Trace:
         """
         if not (0 <= rows[0] < rows[1] <= self.length and 0 <= cols[0] < cols[1] <= self.length):
             raise ValueError(f"the window rows {rows}, columns {cols} does not lie within {self.length} tokens")
+        if self.accelerator is not None and self.accelerator.ready and self.pinned(layer, head):
+            planes = self.accelerator.planes(self, layer, head, rows, cols, shape, reduce, cell)
+            if planes is not None:
+                return planes
         q, k, lse = self._read_pinned(layer, head, rows, cols)
-        scale = self._layer_info[layer]["scale"]
-        scale = self._sizes["D"] ** -0.5 if scale is None else scale
         mask, block = self.block_mask(layer, head), self.config.block_size
-        return attention_window(q, k, lse, scale, rows, cols, shape, reduce, mask, block, cell)
+        return attention_window(q, k, lse, self.scale(layer), rows, cols, shape, reduce, mask, block, cell)
 
     @cached_property
     def output(self) -> TraceOutput | None:

@@ -101,7 +101,7 @@ def test_lengths_go_up_to_the_longest():
 
 def test_pinned_heads_are_timed(trace):
     assert timing.pinned_layers(trace) == [1]
-    q, k = trace.queries_and_keys(1, 3)
+    q, k, _ = trace.queries_and_keys(1, 3)
     assert q.shape == k.shape and len(q) == trace.length
     job = jobs.Job(timing.work(timing.Wish(300, 1), trace))
     assert job.wait(60) and job.state == "done", job.error
