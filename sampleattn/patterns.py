@@ -35,27 +35,38 @@ def find_patterns(tiles: np.ndarray) -> Patterns:
     Each tile's mass counts once, for the piece that was taken first.
     """
     blocks = len(tiles)
-    i, j = np.indices(tiles.shape)
-    counted = (j <= i) & (i >= FIRST_BLOCK)
-    hot = np.zeros_like(counted)
-    for row in range(FIRST_BLOCK, blocks):
-        seen = tiles[row, : row + 1]
-        hot[row, : row + 1] = seen >= max(HOT_MASS, HOT_RATIO * np.quantile(seen, 0.25))
-    pieces = {("column", n): j == n for n in range(blocks)} | {("slash", n): i - j == n for n in range(blocks)}
-    pieces = {piece: cells & counted for piece, cells in pieces.items()}
-    found, mass = {"column": [], "slash": []}, {"column": 0.0, "slash": 0.0}
-    left = counted
+    i = np.arange(blocks)
+    left = (i <= i[:, None]) & (i >= FIRST_BLOCK)[:, None]
+    hot = left & (tiles >= np.maximum(HOT_MASS, HOT_RATIO * _lower_quartile(tiles))[:, None])
+    hits = np.concatenate([hot.sum(axis=0), slash_sums(hot.astype(np.int32))])  # columns, then slashes
+    tried = np.concatenate([left.sum(axis=0), slash_sums(left.astype(np.int32))])
+    found, mass = ([], []), [0.0, 0.0]
     while True:
-        hits = {piece: int((hot & left & cells).sum()) for piece, cells in pieces.items()}
-        passing = [p for p, hit in hits.items() if hit >= LEAST_TILES and hit >= HOT_SHARE * int((left & pieces[p]).sum())]
-        if not passing:
+        passing = (hits >= LEAST_TILES) & (hits >= HOT_SHARE * tried)
+        if not passing.any():
             break
-        kind, n = max(passing, key=hits.get)
-        taken = left & pieces.pop((kind, n))
+        piece = int(np.where(passing, hits, -1).argmax())
+        kind, n = divmod(piece, blocks)
+        rows = i[n:] if kind else i
+        columns = rows - n if kind else np.full(blocks, n)
+        rows, columns = (part[left[rows, columns]] for part in (rows, columns))
+        crossed = columns if kind else blocks + rows - columns  # the pieces of the other kind, each crossed once
+        tried[crossed] -= 1
+        hits[crossed] -= hot[rows, columns]
+        hits[piece] = -1
+        left[rows, columns] = False
         found[kind].append(n)
-        mass[kind] += float(tiles[taken].sum()) / max(blocks - FIRST_BLOCK, 1)
-        left = left & ~taken
-    return Patterns(tuple(sorted(found["column"])), tuple(sorted(found["slash"])), mass["column"], mass["slash"])
+        mass[kind] += float(tiles[rows, columns].sum()) / max(blocks - FIRST_BLOCK, 1)
+    return Patterns(tuple(sorted(found[0])), tuple(sorted(found[1])), *mass)
+
+
+def _lower_quartile(tiles):
+    """Of each row's tiles up to the diagonal: [blocks]."""
+    ascending = np.sort(np.where(np.tri(len(tiles), dtype=bool), tiles, np.inf), axis=1)
+    rows = np.arange(len(tiles))
+    below, part = np.divmod(rows, 4)
+    low, high = ascending[rows, below], ascending[rows, np.minimum(below + 1, rows)]
+    return low + (high - low) * (part / 4)
 
 
 def label_head(tiles: np.ndarray) -> str:
@@ -102,4 +113,8 @@ def label_heads(tiles: np.ndarray) -> list[str]:
 
 def slash_sums(tiles: np.ndarray) -> np.ndarray:
     """The sum of tiles [..., query blocks, key blocks] along each slash (query block - key block): [..., query blocks]."""
-    return np.stack([np.trace(tiles, offset=-n, axis1=-2, axis2=-1) for n in range(tiles.shape[-2])], axis=-1)
+    blocks = tiles.shape[-1]
+    # Rows of one more cell each: the row i of the square then begins i cells to the left, and a slash is a column.
+    flat = np.tril(tiles).reshape(*tiles.shape[:-2], blocks * blocks)
+    shifted = np.concatenate([flat, np.zeros_like(flat[..., :blocks])], axis=-1).reshape(*flat.shape[:-1], blocks, blocks + 1)
+    return shifted.sum(axis=-2)[..., -np.arange(blocks) % (blocks + 1)]
