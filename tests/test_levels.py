@@ -84,7 +84,6 @@ def test_long_prompts_keep_recall_in_parts_and_all_of_it_for_pinned_heads(model,
         for module in (trace_format, trace_levels):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, value)
-    monkeypatch.setattr("sampleattn.analysis.OVERVIEW", 128)
     long = recorded(model, tokenizer, "pinned", pin_heads=[(1, 2)])
     assert long.level == "pinned" and long.recall_step(1, 2) == 1 and long.recall_step(0, 0) == 6
     np.testing.assert_allclose(long.recall(1, 2), explore.recall(1, 2), atol=1e-6)
