@@ -9,7 +9,7 @@ from sampleattn.trace import TraceError
 
 START, TEXT = "overview", "Use my text"
 PAGES = (
-    (overview.page, "Overview", "overview", ":material/image:"),
+    (overview.page, "Start", "overview", ":material/image:"),
     (text.page, TEXT, "text", ":material/edit_note:"),
     (heads.page, "Heads", "heads", ":material/grid_view:"),
     (head_map.page, "Map", "map", ":material/grid_on:"),

@@ -24,15 +24,15 @@ def badge(kind: str) -> None:
     st.badge(kind, color=colour, icon=icon, help=help_text)
 
 
-def number(label: str, value: str, kind: str, sentence: str) -> None:
-    """A number, its kind, and a plain sentence of what it says."""
-    with st.container(border=True):
-        figure, words = st.columns([1, 2.1], gap="small", vertical_alignment="center")
-        with figure.container(gap="xxsmall"):
-            st.markdown(f"**{label}**")
-            st.markdown(f"### {value}")
+def number(value: str, label: str, kind: str, sentence: str) -> None:
+    """A number in large figures, what it is, and a plain sentence of what it says."""
+    figure, words = st.columns([1, 2.2], gap="small")
+    figure.markdown(f"### {value}")
+    with words.container(gap="xxsmall"):
+        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+            st.markdown(f"**{label}**", width="content")
             badge(kind)
-        words.caption(sentence)
+        st.markdown(sentence)
 
 
 def heading(sentence: str, kind: str, menu) -> None:

@@ -26,6 +26,7 @@ _head_board = _component("head_board", scripts=("map/unpack.js", "map/dom.js", "
 _token_line = _component("token_line")
 
 
+_snippet = _component("snippet")
 _page = st.components.v2.component(
     "sampleattention_page",
     html='<span class="page-frame"></span>',
@@ -61,3 +62,8 @@ def token_line(pieces: list[str], others: list[str], key: str) -> None:
     """Write the pieces in a row, line ends kept; those that differ from `others` are marked, the first one with an arrow."""
     different = [i >= len(others) or piece != others[i] for i, piece in enumerate(pieces)]
     _token_line(data={"pieces": pieces, "different": different}, key=key)
+
+
+def snippet(text: str, key: str) -> None:
+    """Show text to take along, such as a command, with a button that copies it and that the Tab key reaches."""
+    _snippet(data=text, key=key)

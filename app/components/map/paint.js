@@ -103,8 +103,8 @@ function drawDropped(map, context) {
     context.globalAlpha = 1;
   };
   pen.imageSmoothingEnabled = size < 1;
-  fill(map.colours.dropped, light ? 0.1 : 0.18);
-  if (size >= 2) fill(stripes(pen, map.colours.dropped, light ? 20 : 8), light ? 0.45 : 0.6);
+  fill(map.colours.dropped, light ? 0.1 : 0.16);
+  if (size >= 2) fill(stripes(pen, map.colours.dropped, light ? 20 : 12), 0.45);
 }
 
 // The border between kept tiles and the rest.
