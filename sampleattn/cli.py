@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import glob
 import itertools
 import json
 import os
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from sampleattn import __version__
 from sampleattn.config import BACKENDS, SAMPLINGS, SCOPES, SELECTIONS, SampleAttentionConfig
+from sampleattn.trace_format import LEVELS
 
 MOST_PROMPT_BYTES = 256 << 20
 CHOICES = {"selection": SELECTIONS, "scope": SCOPES, "sampling": SAMPLINGS, "backend": BACKENDS}
@@ -52,6 +54,8 @@ def _parser(with_bench: bool) -> argparse.ArgumentParser:
     record.add_argument("--prompt-file", required=True, help='a UTF-8 text file; "-" reads standard input')
     record.add_argument("--out", required=True, type=Path, help="the trace to write: a folder, or one file if it ends in .zip")
     record.add_argument("--force", action="store_true", help="replace the trace at --out, once the new one is complete")
+    record.add_argument("--resume", action="store_true", help="go on with a recording to --out that was stopped")
+    record.add_argument("--level", choices=LEVELS, help="how much is kept (default: pinned if heads are pinned, else explore)")
     record.add_argument("--title", help="the prompt's title in the trace (default: the file's name)")
     record.add_argument("--device", help="cpu, cuda, cuda:1 (default: cuda if there is one)")
     record.add_argument("--dtype", choices=DTYPES, help="default: float32 on a CPU, else the model's own")
@@ -126,7 +130,7 @@ def _record(args, parser) -> int:
     text = _read_prompt(args.prompt_file)
     if args.out.exists() and not args.force:
         raise ValueError(f"{args.out} already exists; give another name, or --force to replace it.")
-    partial = _partial_folder(args.out)
+    partial = _stopped_folder(args.out) if args.resume else _partial_folder(args.out)
     from sampleattn.summary import table
     from sampleattn.trace import Trace
 
@@ -139,9 +143,9 @@ def _record(args, parser) -> int:
             shutil.rmtree(partial, ignore_errors=True)
             raise
         if isinstance(error, KeyboardInterrupt):
-            print(f"\nstopped; what was recorded so far is in {partial}", file=sys.stderr)
+            print(f"\nstopped; what was recorded so far is in {partial}, and --resume goes on with it", file=sys.stderr)
             return 130
-        print(f"\nwhat was recorded so far is in {partial}", file=sys.stderr)
+        print(f"\nwhat was recorded so far is in {partial}, and --resume goes on with it", file=sys.stderr)
         raise
     finally:
         if progress:
@@ -187,7 +191,9 @@ def _run_model(args, config, text, folder, progress):
         tokenizer,
         text,
         config,
+        level=args.level,
         out=folder,
+        resume=args.resume,
         title=args.title or ("" if args.prompt_file == "-" else Path(args.prompt_file).name),
         progress=progress,
         pin_layers=args.pin_layers,
@@ -221,6 +227,14 @@ def _partial_folder(out: Path) -> Path:
         except FileExistsError:
             continue
         return partial
+
+
+def _stopped_folder(out: Path) -> Path:
+    """The folder of the last recording to `out` that was stopped."""
+    stopped = sorted(out.parent.glob(f"{glob.escape(out.name)}.partial*/meta.json"), key=lambda meta: meta.stat().st_mtime)
+    if not stopped:
+        raise ValueError(f"There is no stopped recording to {out}; leave --resume out to record it.")
+    return stopped[-1].parent
 
 
 def _show(args, parser) -> int:

@@ -167,6 +167,25 @@ def test_ctrl_c_keeps_the_partial_trace_and_says_so(model_folder, prompt, tmp_pa
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130 and out == "" and "Traceback" not in err
-    assert "t.zip.partial" in err and not (tmp_path / "t.zip").exists()
+    assert "t.zip.partial" in err and "--resume" in err and not (tmp_path / "t.zip").exists()
     partial = Trace.load(tmp_path / "t.zip.partial")
     assert not partial.complete and 0 in partial.recorded_layers
+    base = ["record", "--model", model_folder, "--prompt-file", prompt, "--cut", "900", "--dense-below", "64", "--quiet"]
+    assert cli.main([str(arg) for arg in (*base, "--out", tmp_path / "t.zip", "--continuation", "3", "--resume")]) == 0
+    whole = Trace.load(tmp_path / "t.zip")
+    assert whole.complete and whole.meta["timings"]["resumed_layers"] == len(partial.recorded_layers)
+    assert not (tmp_path / "t.zip.partial").exists()
+
+
+def test_levels_and_what_can_not_go_on(model_folder, prompt, tmp_path, capsys):
+    base = ("record", "--prompt-file", prompt, "--model", model_folder, "--cut", "200", "--continuation", "2")
+    assert cli.main([str(arg) for arg in (*base, "--out", tmp_path / "small.zip", "--level", "summary")]) == 0
+    assert "level summary, about" in capsys.readouterr().err and Trace.load(tmp_path / "small.zip").level == "summary"
+    assert cli.main([str(arg) for arg in (*base, "--out", tmp_path / "t", "--pin-heads", "1.2", "--quiet")]) == 0
+    capsys.readouterr()
+    assert Trace.load(tmp_path / "t").level == "pinned"
+    assert "say which heads" in failure(capsys, *base, "--out", tmp_path / "u", "--level", "pinned", "--quiet")
+    assert "no stopped recording" in failure(capsys, *base, "--out", tmp_path / "u", "--resume", "--quiet")
+    write_synthetic_trace(tmp_path / "u.partial", layers=3, heads=2, tokens=100, pin_layers=(), stop_after=1)
+    assert "has another model" in failure(capsys, *base, "--out", tmp_path / "u", "--resume", "--quiet")
+    assert Trace.load(tmp_path / "u.partial").recorded_layers == [0]
