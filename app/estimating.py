@@ -1,109 +1,118 @@
-"""The work of an estimate, run in a job's thread, and what is known so far. torch is imported here, and only when it runs."""
+"""The answers to other settings of a trace: looked up where they were recorded, else estimated in a job's thread, and kept.
+
+torch is imported in the thread only, and only when it runs.
+"""
 
 from __future__ import annotations
 
-import threading
+import itertools
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from app.jobs import Cancelled, Job
 from sampleattn.config import SampleAttentionConfig
+from sampleattn.estimate_table import FIELDS, of_table
 from sampleattn.trace import Trace
 
-TARGETS = (0.8, 0.9, 0.95, 0.99)
+CURVE = (0.8, 0.9, 0.95, 0.99)
+LOOKED_UP_CURVE = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.97, 0.99)
 LAYERS_AT_ONCE = 2
-FIELDS = ("density", "recall", "at_target", "worst")
 
 
 @dataclass
 class Board:
-    """Estimates of every head under one config, as `sampleattn.estimate.Estimate` has them; NaN until they are made.
+    """The answers of every head under one config, as `sampleattn.estimate.Estimate` has them; NaN where there is none yet.
 
-    float [layers, heads] each; ready: the layers that are done; over: set when all recorded ones are.
+    float [layers, heads] each. refined: bool [layers, heads], False where an answer is missing or `coarse`; rows: how many
+    sampled rows they come from.
     """
 
     density: np.ndarray
     recall: np.ndarray
     at_target: np.ndarray
     worst: np.ndarray
-    ready: set[int] = field(default_factory=set)
-    over: threading.Event = field(default_factory=threading.Event)
+    refined: np.ndarray
+    coarse: bool = False
+    rows: int = 0
 
 
 class Estimates:
-    """All that was estimated of one trace, by settings. Tabs that have it open share it.
-
-    recorded_recall: float [layers, heads], see `sampleattn.estimate.recorded_recall`; sampled_rows: int [layers], how many are
-    stored. Both are filled by `work`.
-    """
+    """All that is known of one trace under other settings. Tabs that have it open share it."""
 
     def __init__(self, trace: Trace):
         self.trace = trace
-        self.sampled_rows = np.zeros(trace.layers, int)
-        self.recorded_recall = np.full((trace.layers, trace.heads), np.nan)
+        self._layers = trace.recorded_layers
         self._boards: dict[SampleAttentionConfig, Board] = {}
 
     def board(self, config: SampleAttentionConfig) -> Board:
-        """What is known for the config."""
+        """What is known for the config: looked up, else coarse or nothing until `work` has been there."""
         if config not in self._boards:
-            empty = np.full((len(FIELDS), self.trace.layers, self.trace.heads), np.nan)
-            self._boards[config] = Board(*empty)
+            self._boards[config] = self._first(config)
         return self._boards[config]
 
+    def _first(self, config):
+        shape, table = (self.trace.layers, self.trace.heads), self.trace.estimate_table
+        if table is None:
+            return Board(*np.full((len(FIELDS), *shape), np.nan), refined=np.zeros(shape, bool))
+        found = table.answers(config)
+        if found is not None:
+            return Board(**found, refined=np.isfinite(found["density"]), rows=table.rows)
+        return Board(**table.coarse(config, self.trace.length), refined=np.zeros(shape, bool), coarse=True, rows=table.rows)
+
     def complete(self, config: SampleAttentionConfig) -> bool:
-        """Whether all recorded layers are estimated for the config."""
-        return self.board(config).over.is_set()
+        """Whether no recorded head lacks its answer, or has only a coarse one."""
+        return all(self._known(config, layer) for layer in self._layers)
+
+    def curve(self, config: SampleAttentionConfig) -> list[SampleAttentionConfig]:
+        """The config, and the same with other targets: more of them where they only need to be looked up."""
+        table = self.trace.estimate_table
+        looked_up = table is not None and table.answers(config) is not None
+        return curve(config, LOOKED_UP_CURVE if looked_up else CURVE)
+
+    def _known(self, config, layer):
+        return self.board(config).refined[layer].all()
 
     def all_done(self, config: SampleAttentionConfig) -> bool:
-        """Whether `work` would find nothing to do."""
-        recorded = self.recorded_recall[self.trace.recorded_layers]
-        return all(map(self.complete, self._wanted(config))) and not np.isnan(recorded).any()
+        """Whether everything that is shown for the config is known, or can't be."""
+        return all(map(self.complete, self._shown(config))) or self.trace.level == "summary"
 
-    def _wanted(self, config):
+    def _shown(self, config):
         """The points of the curve, and the recorded settings, which tell how good the estimate is."""
-        return list(dict.fromkeys([*curve(config), self.trace.config]))
+        return list(dict.fromkeys([*self.curve(config), self.trace.config]))
 
     def work(self, config: SampleAttentionConfig):
-        """A job's work: the config's board first, then those of its curve, then the recall that was recorded."""
+        """A job's work: the config's board first, then those of its curve, then the recorded one."""
 
         def estimate_them(job: Job):
             job.progress(0.0, "Loading torch")
             import torch
 
-            from sampleattn.estimate import estimates, recorded_recall
-
-            def layer_of(wanted, layer):
-                if job.cancel.is_set():
-                    raise Cancelled
+            def one(place):
                 torch.set_num_threads(1)
-                board, self.sampled_rows[layer] = self.board(wanted), len(self.trace.rows(layer))
-                for heads, found in estimates(self.trace, layer, wanted):
-                    for name in FIELDS:
-                        getattr(board, name)[layer, heads] = getattr(found, name)
-                    if job.cancel.is_set():
-                        raise Cancelled
-                board.ready.add(layer)
-                if board.ready.issuperset(self.trace.recorded_layers):
-                    board.over.set()
+                self._refine(job, *place)
 
-            left = [
-                (wanted, layer)
-                for wanted in self._wanted(config)
-                for layer in self.trace.recorded_layers
-                if layer not in self.board(wanted).ready
-            ]
+            left = [place for place in itertools.product(self._shown(config), self._layers) if not self._known(*place)]
             with ThreadPoolExecutor(LAYERS_AT_ONCE) as pool:
-                for done, _ in enumerate(pool.map(lambda place: layer_of(*place), left)):
-                    wanted, layer = left[done]
-                    job.progress(done / len(left), f"Target {wanted.cra:g}, layer {layer}")
-            for layer in self.trace.recorded_layers:
-                job.progress(1.0, f"What was recorded, layer {layer}")
-                if np.isnan(self.recorded_recall[layer]).any():
-                    self.recorded_recall[layer] = recorded_recall(self.trace, layer)
+                for done, _ in enumerate(pool.map(one, left), 1):
+                    other, layer = left[done - 1]
+                    job.progress(done / len(left), f"Target {other.cra:g}, layer {layer}")
 
         return estimate_them
+
+    def _refine(self, job, config, layer):
+        from sampleattn.estimate import estimates
+
+        board, rows = self.board(config), len(self.trace.rows(layer))
+        for heads, found in estimates(self.trace, layer, config):
+            if job.cancel.is_set():
+                raise Cancelled
+            for name in FIELDS:
+                getattr(board, name)[layer, heads] = getattr(found, name)
+            board.refined[layer, heads] = True
+        board.refined[layer] = True
+        board.rows = rows
 
 
 def changed(recorded: SampleAttentionConfig, **changes) -> SampleAttentionConfig:
@@ -113,7 +122,7 @@ def changed(recorded: SampleAttentionConfig, **changes) -> SampleAttentionConfig
     return recorded.replace(**changes)
 
 
-def curve(config: SampleAttentionConfig) -> list[SampleAttentionConfig]:
-    """The config, and the same with each of TARGETS: the points of its curve."""
-    others = (changed(config, cra=target, selection=config.selection) for target in TARGETS)
+def curve(config: SampleAttentionConfig, targets: tuple[float, ...]) -> list[SampleAttentionConfig]:
+    """The config, and the same with each of the targets."""
+    others = (of_table(config, config.selection, config.scope, target) for target in targets)
     return [config, *(other for other in others if other != config)]

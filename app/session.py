@@ -29,7 +29,7 @@ from sampleattn.trace import Trace, TraceError
 
 KEPT_TRACES = 12
 # The keys of the what-if page's settings, which are not those of "Use my text".
-WHAT_IF = {name: f"if_{name}" for name in ("cra", "selection", "scope", "sink_blocks", "local_blocks")}
+WHAT_IF = {name: f"if_{name}" for name in ("cra", "selection", "scope", "segments", "sink_blocks", "local_blocks")}
 
 
 @dataclass(frozen=True)
@@ -172,13 +172,13 @@ def _take(opened: Opened, for_b: bool) -> None:
     st.session_state["second"] = opened
 
 
-def open_trace(trace: Trace, keep_head: bool = False) -> None:
-    """Open what was just recorded; with `keep_head` the layer and head on show stay."""
+def open_trace(trace: Trace, keep_view: bool = False) -> None:
+    """Open what was just recorded; with `keep_view` the layer, head and What-if settings on show stay."""
     target = _folder() / "new.zip"
     trace.save(target)
     key = hashlib.sha256(target.read_bytes()).hexdigest()[:32]
     target = target.replace(_folder() / f"{key}.zip")
-    _show(_open(target, key), keep_head)
+    _show(_open(target, key), keep_view)
 
 
 def open_demo() -> None:
@@ -186,10 +186,10 @@ def open_demo() -> None:
     _show(_open(demo_path(), "", demo=True))
 
 
-def _show(opened: Opened, keep_head: bool = False) -> None:
+def _show(opened: Opened, keep_view: bool = False) -> None:
     _forget_oldest()
     st.session_state["opened"] = opened
-    for key in () if keep_head else ("layer", "head", *WHAT_IF.values()):
+    for key in () if keep_view else ("layer", "head", *WHAT_IF.values()):
         st.session_state.pop(key, None)
 
 
@@ -218,6 +218,11 @@ def pick_head() -> None:
     names = ("layer_b", "head_b") if picked["act"] == "compare" else ("layer", "head")
     st.session_state.update(zip(names, (layer, head), strict=True))
     st.session_state["follow"] = {"compare": "compare", "open": "map"}.get(picked["act"])
+
+
+def head_picked() -> bool:
+    """Whether a pick on the board is why the page, or a fragment of it, runs now."""
+    return bool((st.session_state.get("head_board") or {}).get("picked"))
 
 
 def follow_pick() -> None:
@@ -339,6 +344,15 @@ def estimate_job():
 
 def keep_estimate_job(wish, job) -> None:
     st.session_state["estimate_job"] = wish, job
+
+
+def exact_job():
+    """The exact run of What-if's settings in this tab, if there is one."""
+    return st.session_state.get("exact_job")
+
+
+def keep_exact_job(job) -> None:
+    st.session_state["exact_job"] = job
 
 
 def timing_job():

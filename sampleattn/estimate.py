@@ -36,9 +36,7 @@ class Estimate:
     worst: np.ndarray
 
 
-def table(
-    selection: Selection, config: SampleAttentionConfig, tick: Callable[[], None] = lambda: None
-) -> dict[str, np.ndarray]:
+def table(selection: Selection, config: SampleAttentionConfig, tick: Callable[[], None] = lambda: None) -> dict[str, np.ndarray]:
     """For each kind and target of `estimate_table`, what the selection's sampled rows (batch 1) lead to: the arrays of an
     estimates file, see `trace_format.ESTIMATE_ARRAYS`. The choices are those of the config's backend. tick may raise to stop."""
     sampled, found = _Sampled.of(selection), []

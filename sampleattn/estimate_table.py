@@ -1,6 +1,6 @@
-"""The answers that a trace holds to other settings: every target of the what-if page, selection and scope, of every head. Numpy only.
+"""The answers that a trace holds to other settings: each target of What-if, selection and scope, of every head. Numpy only.
 
-They are made when a layer is recorded (`estimate.table`), from all of its sampled rows, so that a look-up takes their place later.
+They are made when a layer is recorded (`estimate.table`), from all of its sampled rows, so that a look-up is enough later.
 """
 
 from __future__ import annotations
@@ -55,9 +55,8 @@ class EstimateTable:
         place = np.interp(config.cra, TARGETS, np.arange(len(TARGETS)))
         low, part = int(place), place - int(place)
         high = min(low + 1, len(TARGETS) - 1)
-        return {
-            name: (1 - part) * getattr(self, name)[..., kind, low] + part * getattr(self, name)[..., kind, high] for name in FIELDS
-        }
+        numbers = {name: getattr(self, name)[..., kind, :] for name in FIELDS}
+        return {name: (1 - part) * found[..., low] + part * found[..., high] for name, found in numbers.items()}
 
 
 def of_table(settings: SampleAttentionConfig, selection: str, scope: str, target: float) -> SampleAttentionConfig:

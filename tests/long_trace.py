@@ -13,6 +13,7 @@ import numpy as np
 from synthetic_trace import tokenize, write_output
 
 from sampleattn.config import SampleAttentionConfig
+from sampleattn.estimate_table import KINDS, TARGETS
 from sampleattn.recall import reached_by
 from sampleattn.trace import TraceWriter
 
@@ -93,6 +94,19 @@ def _arrays(head: LongHead, config: SampleAttentionConfig) -> dict[str, np.ndarr
     }
 
 
+def answers_of(heads: int) -> dict[str, np.ndarray]:
+    """Answers to other settings, made up: head h of H and kind number k compute target * (h + 1) / H / (k + 1) of the tiles."""
+    target = np.broadcast_to(np.array(TARGETS, np.float32), (heads, len(KINDS), len(TARGETS)))
+    share = (np.arange(1, heads + 1)[:, None] / heads / np.arange(1, len(KINDS) + 1)).astype(np.float32)
+    return {
+        "density": target * share[..., None],
+        "recall": target,
+        "at_target": np.full(target.shape, 0.97, np.float32),
+        "worst": target - np.float32(0.1),
+        "rows": np.array([512], np.int32),
+    }
+
+
 def write_long_trace(
     folder: Path, tokens: int = 131072, needle: tuple[int, int] = (100_003, 30_011), layers: int = 1, heads: int = 2
 ) -> LongHead:
@@ -108,6 +122,7 @@ def write_long_trace(
     arrays = {name: np.stack([array] * heads) for name, array in _arrays(head, config).items()}
     info = {"labels": ["column"] * heads, "scale": 1.0, "ran": "sparse", "sparse_run_density": arrays["density"].tolist()}
     for layer in range(layers):
+        writer.write_estimates(layer, answers_of(heads))
         writer.write_layer(layer, arrays | {"rows": np.zeros(1, np.int32)}, info)
     keys = np.eye(CLASSES, dtype=np.float16)[head.kinds]
     writer.write_pin(0, 0, q=head.q.astype(np.float16), lse=head.lse.astype(np.float32), k=keys)

@@ -42,7 +42,9 @@ def charts():
         "by layer": speed.by_layer({"dense": [0.1, 0.2], "sparse": [0.2, np.nan]}, HOSTILE, HOSTILE),
         "over length": speed.over_length(rows, HOSTILE, HOSTILE, slower_until=9000.0),
         "roofline": speed.roofline(rows, benchmarks.Roof(10.0, 0.5), benchmarks.intensity, HOSTILE, HOSTILE),
-        "divergence": output.divergence(np.arange(5), np.array([0, 1e-3, 0.1, np.nan, 1]), "x", HOSTILE, HOSTILE),
+        "divergence": output.divergence(
+            np.arange(5), np.array([0, 1e-3, 0.1, np.nan, 1]), np.array([True, True, False, True, False]), "x", HOSTILE, HOSTILE
+        ),
     }
 
 

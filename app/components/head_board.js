@@ -14,6 +14,7 @@ const ink = ([r, g, b]) => (0.299 * r + 0.587 * g + 0.114 * b > 140 ? "#10151c" 
 class Board {
   constructor(host) {
     this.host = host;
+    this.patterns = new Map();
     host.replaceChildren();
     const part = host.appendChild(make("div", "board"));
     this.scroll = part.appendChild(make("div", "scroll"));
@@ -119,31 +120,43 @@ class Board {
 
   colour(value) { return mix(this.data.ramp, (value - this.data.low) / (this.data.high - this.data.low || 1)); }
 
-  cell(pen, x, y, value, text, dimmed) {
+  cell(pen, x, y, value, text, dimmed, coarse) {
     const { wide, high } = this, width = wide - (wide > 20 ? 2 : 1), height = high - (high > 18 ? 2 : 1);
     if (value === null || value !== value) this.hatched(pen, x, y, width, height, this.line);
     else if (dimmed) { pen.strokeStyle = this.line; pen.lineWidth = 1; pen.strokeRect(x + 0.5, y + 0.5, width - 1, height - 1); }
     else {
       pen.fillStyle = `rgb(${this.colour(value)})`;
       pen.fillRect(x, y, width, height);
-      if (this.data.estimated) this.hatched(pen, x, y, width, height, `${ink(this.colour(value))}38`);
+      if (this.data.estimated) this.hatched(pen, x, y, width, height, `${ink(this.colour(value))}38`, coarse);
     }
-    if (!text || pen.measureText(text).width > width - 2 || high < 14) return;
+    if (!text || high < 14 || pen.measureText(text).width > width - 2) return;
     pen.fillStyle = value === null || value !== value || dimmed ? this.muted : ink(this.colour(value));
     pen.fillText(text, x + width / 2, y + height / 2 + 0.5);
   }
 
-  hatched(pen, x, y, width, height, colour) {
-    pen.save();
-    pen.beginPath();
-    pen.rect(x, y, width, height);
-    pen.clip();
-    pen.lineWidth = 1;
-    pen.strokeStyle = colour;
-    pen.beginPath();
-    for (let at = -height; at < width; at += 6) { pen.moveTo(x + at, y + height); pen.lineTo(x + at + height, y); }
-    pen.stroke();
-    pen.restore();
+  hatched(pen, x, y, width, height, colour, crossed) {
+    pen.fillStyle = this.hatching(pen, colour, crossed);
+    pen.fillRect(x, y, width, height);
+  }
+
+  // A tile of diagonal lines as a pattern: a thousand cells with lines of their own took most of a redraw.
+  hatching(pen, colour, crossed) {
+    const dense = window.devicePixelRatio || 1, name = `${colour} ${crossed} ${dense}`;
+    if (this.patterns.has(name)) return this.patterns.get(name);
+    const tile = make("canvas"), size = 6 * Math.ceil(dense), line = tile.getContext("2d");
+    tile.width = tile.height = size;
+    line.strokeStyle = colour;
+    line.lineWidth = dense;
+    for (const at of [-size, 0, size]) {
+      line.moveTo(at - size, 2 * size);
+      line.lineTo(at + 2 * size, -size);
+      if (crossed) { line.moveTo(at - size, -size); line.lineTo(at + 2 * size, 2 * size); }
+    }
+    line.stroke();
+    const pattern = pen.createPattern(tile, "repeat");
+    pattern.setTransform(new DOMMatrix().scale(6 / size));
+    this.patterns.set(name, pattern);
+    return pattern;
   }
 
   draw() {
@@ -163,7 +176,7 @@ class Board {
     for (let layer = 0; layer < data.layers; layer++) {
       for (let head = 0; head < data.heads; head++) {
         const at = layer * data.heads + head;
-        this.cell(pen, this.x(head), this.y(layer), planes.values[at], data.text[layer][head], planes.dimmed[at]);
+        this.cell(pen, this.x(head), this.y(layer), planes.values[at], data.text[layer][head], planes.dimmed[at], data.coarse?.[layer][head]);
       }
     }
     pen.font = font(clamp(this.high - 4, 9, 12));

@@ -45,7 +45,7 @@ def outcome() -> None:
         return
     session.keep_pin_job(None)
     if job.state == "done":
-        session.open_trace(job.result, keep_head=True)
+        session.open_trace(job.result, keep_view=True)
         session.say(f"Pinned in {job.elapsed:.0f} s: zoom in as far as single tokens.")
         st.rerun()
     elif job.state == "cancelled":

@@ -11,27 +11,23 @@ from app.figures import output as figure
 
 def page() -> None:
     opened = session.current()
-    trace = opened.trace
-    output = trace.output
+    output = opened.trace.output
     if output is None:
         st.info("This recording stopped before the output was compared.", icon=":material/info:")
         return
-    _continuations(output)
-    title = (
-        f"At {len(output.positions):,} positions of the prompt: mean KL {np.nanmean(output.kl):.2g} nats, "
-        f"the same likeliest token at {output.top1_equal.mean():.1%}"
-    )
-    _chart(opened, "prompt", output.positions, output.kl, "prompt position (token)", title)
+    continuations(output)
+    prompt_chart(opened)
     if len(output.continuation_kl):
         steps = np.arange(len(output.continuation_kl))
         title = (
             f"Over the {len(steps)} tokens after the prompt (both runs read the dense text): "
             f"mean KL {np.nanmean(output.continuation_kl):.2g} nats, greatest {np.nanmax(output.continuation_kl):.2g}"
         )
-        _chart(opened, "continuation", steps, output.continuation_kl, "token after the prompt", title)
+        _chart(opened, "continuation", steps, output.continuation_kl, None, "token after the prompt", title)
 
 
-def _continuations(output) -> None:
+def continuations(output) -> None:
+    """What both runs write, side by side, the first difference marked."""
     same, count = output.first_difference, len(output.continuation_dense)
     sentence = (
         f"All {count} tokens are the same."
@@ -49,9 +45,19 @@ def _continuations(output) -> None:
             token_line(texts[i], texts[1 - i], key=f"continuation_{i}")
 
 
-def _chart(opened, name, positions, kl, x, title) -> None:
+def prompt_chart(opened) -> None:
+    """How far the predictions are apart at positions of the prompt, and where the likeliest token differs."""
+    output = opened.trace.output
+    title = (
+        f"At {len(output.positions):,} positions of the prompt: mean KL {np.nanmean(output.kl):.2g} nats, "
+        f"the same likeliest token at {output.top1_equal.mean():.1%}"
+    )
+    _chart(opened, "prompt", output.positions, output.kl, output.top1_equal, "prompt position (token)", title)
+
+
+def _chart(opened, name, positions, kl, same, x, title) -> None:
     def chart():
-        return figure.divergence(positions, kl, x, title, reading.footer(opened.trace))
+        return figure.divergence(positions, kl, same, x, title, reading.footer(opened.trace))
 
     parts.heading(f"{title}.", "recorded", lambda: export.menu(f"output_{name}", chart, opened, f"output_{name}"))
     st.plotly_chart(interactive.figure(chart()), key=f"chart_{name}", alt=title)
