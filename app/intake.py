@@ -57,12 +57,24 @@ def _control_share(data):
 
 
 @dataclass(frozen=True)
+class Shape:
+    """What of a model decides how large its traces are."""
+
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+
+
+@dataclass(frozen=True)
 class Count:
-    """Tokens of a text for a model, and the model's context (None: unknown)."""
+    """Tokens of a text for a model; the model's context and shape (None: unknown)."""
 
     tokens: int
     context: int | None
     ends: tuple[int, ...]
+    shape: Shape | None = None
 
 
 @lru_cache(maxsize=2)
@@ -82,7 +94,35 @@ def count(text: str, model: str) -> Count | None:
         context = config.get("max_position_embeddings")
     except Exception:
         return None
-    return Count(len(encoding.ids), context if isinstance(context, int) else None, tuple(end for _, end in encoding.offsets))
+    ends = tuple(end for _, end in encoding.offsets)
+    return Count(len(encoding.ids), context if isinstance(context, int) else None, ends, _shape(config))
+
+
+def _shape(config: dict) -> Shape | None:
+    """The shape in a model's config.json; None if it names it otherwise."""
+    layers, heads, hidden, words = (
+        config.get(name) for name in ("num_hidden_layers", "num_attention_heads", "hidden_size", "vocab_size")
+    )
+    if not all(isinstance(number, int) and number > 0 for number in (layers, heads, hidden, words)):
+        return None
+    return Shape(layers, heads, config.get("num_key_value_heads") or heads, config.get("head_dim") or hidden // heads, words)
+
+
+def pairs(text: str) -> tuple[tuple[int, int], ...]:
+    """The heads in "3.1, 4.0", as (layer, head). Raises IntakeError."""
+    parts = [part.strip().split(".") for part in text.split(",") if part.strip()]
+    if not parts or not all(len(part) == 2 and all(number.isdecimal() for number in part) for part in parts):
+        raise IntakeError("Name the heads to pin as layer.head, such as 3.1, 4.0.")
+    return tuple(sorted({(int(layer), int(head)) for layer, head in parts}))
+
+
+def check_pins(pins: tuple[tuple[int, int], ...], shape: Shape | None) -> None:
+    """Raises IntakeError for a head that a model of this shape does not have; None: not known yet."""
+    wrong = [pair for pair in pins if shape and not (pair[0] < shape.layers and pair[1] < shape.heads)]
+    if wrong:
+        raise IntakeError(
+            f"There is no head {wrong[0][0]}.{wrong[0][1]}: layers are 0 to {shape.layers - 1}, heads 0 to {shape.heads - 1}."
+        )
 
 
 def cut(text: str, counted: Count, most: int) -> str:

@@ -29,7 +29,7 @@ class Job:
         self.part, self.sentence = 0.0, "Starting"
         self.started = time.monotonic()
         self.seconds = 0.0
-        self._work, self._alive = work, alive
+        self.work, self._alive = work, alive
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True, name="recording")
         self._thread.start()
@@ -55,7 +55,7 @@ class Job:
 
     def _run(self):
         try:
-            self.result = self._work(self)
+            self.result = self.work(self)
             state = "cancelled" if self.result is None and self.cancel.is_set() else "done"
         except BaseException as error:
             self.error = error

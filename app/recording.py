@@ -3,39 +3,72 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from app.jobs import Cancelled, Job
 from sampleattn.config import SampleAttentionConfig
+from sampleattn.trace import Trace, TraceError
 
 LOADING = 0.05
 
 
-def work(model: str, text: str, title: str, config: SampleAttentionConfig):
-    """A job's work that records `text` with the model ("bundled", a folder or a hub id) and returns the trace."""
+@dataclass(frozen=True)
+class Recording:
+    """A job's work that records a text with a model ("bundled", a folder or a hub id) and returns the trace.
 
-    def record_it(job: Job):
+    Where it was cancelled, the same Recording as the work of another job goes on.
+    """
+
+    model: str
+    text: str
+    title: str
+    config: SampleAttentionConfig
+    level: str = "explore"
+    pins: tuple[tuple[int, int], ...] = ()
+    holder: tempfile.TemporaryDirectory = field(default_factory=partial(tempfile.TemporaryDirectory, prefix="sampleattn-"))
+
+    @property
+    def folder(self) -> Path:
+        """Where the trace grows; it is gone with this value."""
+        return Path(self.holder.name) / "trace"
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        """How many layers are recorded, and how many there are; (0, 0) before the recording began."""
+        try:
+            trace = Trace.load(self.folder)
+        except TraceError:
+            return 0, 0
+        return len(trace.recorded_layers), trace.layers
+
+    def __call__(self, job: Job) -> Trace:
         job.progress(0.0, "Loading torch")
         import torch
 
         from sampleattn.models import load_model
         from sampleattn.recorder import RecordingCancelled, record
 
-        job.progress(0.02, f"Loading the model {model}")
+        job.progress(0.02, f"Loading the model {self.model}")
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        loaded, tokenizer, info = load_model(model, device=device)
+        loaded, tokenizer, info = load_model(self.model, device=device)
 
         def progress(share, sentence, left):
             rest = "" if left is None else f", about {left:.0f} s left"
             job.progress(LOADING + (1 - LOADING) * share, f"{sentence[0].upper()}{sentence[1:]}{rest}")
 
         try:
-            return record(
+            trace = record(
                 loaded,
                 tokenizer,
-                text,
-                config,
-                title=title,
+                self.text,
+                self.config,
+                level=self.level,
+                pin_heads=self.pins,
+                out=self.folder,
+                resume=self.progress != (0, 0),
+                title=self.title,
                 progress=progress,
                 cancel=job.cancel,
                 model_name=info["name"],
@@ -43,8 +76,8 @@ def work(model: str, text: str, title: str, config: SampleAttentionConfig):
             )
         except RecordingCancelled:
             raise Cancelled from None
-
-    return record_it
+        trace.holder = self.holder
+        return trace
 
 
 def pin_work(trace, model: str, layer: int, head: int):

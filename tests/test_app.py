@@ -12,7 +12,11 @@ from streamlit.testing.v1 import AppTest
 from synthetic_trace import write_synthetic_trace
 
 from app import intake, jobs, recording
+from app.jobs import Job
+from sampleattn.config import SampleAttentionConfig
 from sampleattn.trace import Trace
+from sampleattn.trace_format import LEVELS
+from sampleattn.trace_size import estimate_size, readable
 
 ROOT = Path(__file__).resolve().parents[1]
 MAIN = str(ROOT / "app" / "main.py")
@@ -127,7 +131,7 @@ def test_dense_layers_and_unfinished_traces_are_told(monkeypatch, tmp_path, demo
 def test_settings_come_from_the_link_and_go_into_the_config(monkeypatch, demo):
     made = []
     monkeypatch.setattr(
-        recording, "work", lambda model, text, title, config: made.append((model, text, config)) or (lambda job: None)
+        recording, "Recording", lambda model, text, title, config, *_: made.append((model, text, config)) or (lambda job: None)
     )
     monkeypatch.setattr(intake, "check_model", lambda choice, name: None)
     monkeypatch.setattr(intake, "count", lambda text, model: intake.Count(300, 1000, ()))
@@ -164,7 +168,7 @@ def test_texts_that_cannot_run_say_why(monkeypatch, demo, text, counted, part):
 
 def test_a_long_text_is_cut_only_when_asked(monkeypatch, demo):
     made = []
-    monkeypatch.setattr(recording, "work", lambda model, text, title, config: made.append(text) or (lambda job: None))
+    monkeypatch.setattr(recording, "Recording", lambda model, text, *_: made.append(text) or (lambda job: None))
     monkeypatch.setattr(intake, "check_model", lambda choice, name: None)
     monkeypatch.setattr(intake, "count", lambda text, model: intake.Count(3, 2, (1, 2, 3)))
     app = start(monkeypatch, demo, "text")
@@ -185,6 +189,52 @@ def test_models_that_cannot_be_are_told(choice, name, part):
 def test_a_folder_that_is_no_model_is_told(tmp_path):
     with pytest.raises(intake.IntakeError, match="config.json"):
         intake.check_model("folder", str(tmp_path))
+
+
+SHAPE = intake.Shape(8, 6, 2, 64, 8192)
+
+
+def test_each_level_has_its_size_and_pinned_heads_are_checked(monkeypatch, demo):
+    made = []
+    monkeypatch.setattr(recording, "Recording", lambda *given: made.append(given[4:]) or (lambda job: None))
+    monkeypatch.setattr(intake, "check_model", lambda choice, name: None)
+    monkeypatch.setattr(intake, "count", lambda text, model: intake.Count(4000, 16384, (), SHAPE))
+    app = start(monkeypatch, demo, "text", level="pinned")
+    app.text_area(key="typed_text").set_value("some text").run()
+    sizes = [estimate_size(level, 8, 6, 2, 64, 4000, ((0, 0),) if level == "pinned" else (), vocabulary=8192, text_bytes=9,
+                           pin_bytes=4) for level in LEVELS]  # fmt: skip
+    options = app.segmented_control(key="level").options
+    assert options == [f"{level} · {readable(size)}" for level, size in zip(LEVELS, sizes, strict=True)]
+    assert f"About {readable(sizes[2])} on disk" in words(app)
+    for wrong, part in (("3", "Name the heads"), ("9.0", "layers are 0 to 7"), ("", "Name the heads")):
+        app.text_input(key="pins").set_value(wrong).run()
+        assert part in words(app) and next(button for button in app.button if button.label == "Run").disabled
+    app.text_input(key="pins").set_value("3.1, 2.5,3.1").run()
+    next(button for button in app.button if button.label == "Run").click().run()
+    assert made == [("pinned", ((2, 5), (3, 1)))]
+
+
+def test_a_cancelled_recording_goes_on(monkeypatch, demo, tmp_path):
+    work = recording.Recording("bundled", "some text", "title", SampleAttentionConfig())
+    write_synthetic_trace(work.folder, layers=3, heads=2, tokens=100, stop_after=2)
+    starts = []
+
+    def stop(self, job):
+        starts.append(self)
+        job.cancel.set()
+
+    monkeypatch.setattr(recording.Recording, "__call__", stop)
+    monkeypatch.setattr(intake, "check_model", lambda choice, name: None)
+    job = Job(work)
+    assert job.wait(5) and job.state == "cancelled"
+    app = start(monkeypatch, demo, "text")
+    app.session_state["job"] = job
+    app.run()
+    assert "2 of 3 layers recorded" in words(app)
+    next(button for button in app.button if button.label == "Go on").click().run()
+    assert starts == [work, work]
+    next(button for button in app.button if button.label == "Throw away").click().run()
+    assert "Cancelled" not in words(app) and not app.exception
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import streamlit as st
 
 from app import controls, intake, jobs, reading, recording, session
+from app.views import text_level
 
 UPLOAD = (
     f"A text file of at most {intake.MAX_MEGABYTES} MB: .txt, .md, .py, .json, .csv, .log or any other text "
@@ -26,10 +27,13 @@ def page() -> None:
         choice, name = _model()
         config = controls.settings()
     with writing:
-        prompt = _counted(text, choice, name)
-        ready = config is not None and prompt is not None and not running
-        if st.button("Run", type="primary", icon=":material/play_arrow:", disabled=not ready):
-            _start(name, prompt, title, config)
+        counted = _count(text, choice, name)
+        prompt = _prompt(text, counted, choice, name)
+    with choosing:
+        kept = text_level.choose(counted, prompt or "", config) if config is not None else None
+    ready = prompt is not None and kept is not None and not running
+    if writing.button("Run", type="primary", icon=":material/play_arrow:", disabled=not ready):
+        _start(recording.Recording(name, prompt, title, config, *kept))
 
 
 def _text() -> tuple[str | None, str]:
@@ -70,7 +74,12 @@ def _model() -> tuple[str, str]:
     return choice, st.text_input(label, key=f"model_{choice}", placeholder=example, bind="query-params").strip()
 
 
-def _counted(text: str | None, choice: str, name: str) -> str | None:
+def _count(text: str | None, choice: str, name: str) -> intake.Count | None:
+    """The text's tokens; None if the model's tokenizer is not here, or there is no text."""
+    return intake.count(text, name) if text and choice != "hub" else None
+
+
+def _prompt(text: str | None, counted: intake.Count | None, choice: str, name: str) -> str | None:
     """Say how long the text is for the model; returns the prompt to run, or None after saying why there is none."""
     if text is None:
         return None
@@ -80,7 +89,6 @@ def _counted(text: str | None, choice: str, name: str) -> str | None:
     except intake.IntakeError as error:
         st.caption(reading.plain(str(error)))
         return None
-    counted = intake.count(text, name) if choice != "hub" else None
     if counted is None:
         st.caption(f"{len(text):,} characters. Tokens are counted when the model is loaded.")
         return text
@@ -101,8 +109,8 @@ def _counted(text: str | None, choice: str, name: str) -> str | None:
     return text
 
 
-def _start(name, prompt, title, config) -> None:
-    session.keep_job(jobs.Job(recording.work(name, prompt, title, config), session.still_here()))
+def _start(work: recording.Recording) -> None:
+    session.keep_job(jobs.Job(work, session.still_here()))
     st.rerun()
 
 
@@ -124,17 +132,34 @@ def _progress() -> None:
 
 
 def _outcome() -> None:
-    """Say how the last recording ended; a trace that is done opens."""
+    """Say how the last recording ended; a trace that is done opens, and one that was cancelled can go on."""
     job = session.job()
     if job is None:
+        return
+    if job.state == "cancelled":
+        _cancelled(job.work)
         return
     session.keep_job(None)
     if job.state == "done":
         session.open_trace(job.result)
         session.say(f"Recorded in {job.elapsed:.0f} s. Overview, Heads, Map, Recall, Speed and Output now show your text.")
         session.go_to("overview")
-    elif job.state == "cancelled":
-        st.info("Cancelled. What was open stays open.", icon=":material/stop_circle:")
     else:
         st.error(reading.plain(recording.sentence(job.error)), icon=":material/error:")
         st.caption("What was open stays open.")
+
+
+def _cancelled(work: recording.Recording) -> None:
+    done, layers = work.progress
+    with st.container(border=True, horizontal=True, vertical_alignment="center"):
+        st.markdown(
+            f"**Cancelled** with {done} of {layers} layers recorded; they are not analysed again."
+            if done
+            else "**Cancelled** before a layer was recorded.",
+            width="content",
+        )
+        if st.button("Go on" if done else "Start again", icon=":material/resume:"):
+            _start(work)
+        if st.button("Throw away", icon=":material/delete:"):
+            session.keep_job(None)
+            st.rerun()
