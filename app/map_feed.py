@@ -13,20 +13,23 @@ from app import reading
 from app.figures import head_map, palette
 from app.packing import pack
 from sampleattn.trace_format import OVERVIEW
+from sampleattn.windows import REDUCTIONS
 
 TILE = 128
-COARSEST = 6
+COARSEST, COARSEST_FAST = 6, 10
 SECONDS = 0.25
 WORKERS = min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 STATE = {
     "view": re.compile(r"\d{1,9}\.\d{1,9}\.\d{1,9}|"),
     "at": re.compile(r"\d{1,9}\.\d{1,9}|"),
+    "pool": re.compile("|".join(REDUCTIONS)),
     "colours": re.compile("log|linear"),
     **dict.fromkeys(("weights", "kept", "missed"), re.compile("on|off")),
     "sink": re.compile("show|hide"),
     "lock": re.compile(r"off|[0-9.e+-]{1,12}"),
 }
-USUAL = {"view": "", "at": "", "colours": "log", "weights": "on", "kept": "on", "missed": "off", "sink": "show", "lock": "off"}
+USUAL = {"view": "", "at": "", "pool": "max", "colours": "log", "weights": "on", "kept": "on", "missed": "off", "sink": "show",
+         "lock": "off"}  # fmt: skip
 PALETTE = {"ramp": palette.RAMP, "missed_ramp": palette.MISSED_RAMP, "difference_ramp": palette.DIFFERENCE_RAMP,
            "kept": palette.KEPT, "dropped": palette.DROPPED}  # fmt: skip
 
@@ -45,9 +48,9 @@ def checked_state(given: dict | None) -> dict[str, str]:
 def message(trace, layer: int, head: int, asked: dict | None, state: dict, compact: bool, below: int) -> bytes:
     """The buffer for the canvas (see components/map/main.js): what it does not hold yet, and the tiles it asked for.
 
-    asked: {"serial", "holds": {"prompt", "heads"}, "head", "tiles": [[level, i, j], ...]} from the browser, or None: the ids of
-    what it holds, and tiles of the head it shows. state: as `checked_state` gives it. below: the height of the rest of the page,
-    in pixels. compact: no zoom, no panel.
+    asked: {"serial", "holds": {"prompt", "heads"}, "head", "pool", "tiles": [[level, i, j], ...]} from the browser, or None: the
+    ids of what it holds, and tiles of the head it shows. state: as `checked_state` gives it. below: the height of the rest of the
+    page, in pixels. compact: no zoom, no panel.
     The prompt's text goes only to a browser that has asked: the first picture does not wait for it.
     Tiles are computed for SECONDS at most, but at least one a worker; the browser asks again for the rest.
     """
@@ -70,10 +73,11 @@ def message(trace, layer: int, head: int, asked: dict | None, state: dict, compa
         part, more = _head(trace, layer, head, compact)
         header["head"] = {"id": head_id} | part
         planes |= more
-    places = _places(asked.get("tiles"), trace, layer, head) if asked.get("head") == head_id else []
+    pool = asked.get("pool", "max")
+    places = _places(asked.get("tiles"), trace, layer, head, pool) if asked.get("head") == head_id else []
     if places:
-        places, weights, missed = _tiles(trace, layer, head, places)
-        header["tiles"] = {"head": head_id, "places": places}
+        places, weights, missed = _tiles(trace, layer, head, places, pool)
+        header["tiles"] = {"head": head_id, "pool": pool, "places": places}
         planes |= {"tile_weights": weights, "tile_missed": missed}
     return pack(header, **planes)
 
@@ -96,10 +100,10 @@ def comparable(a, b) -> bool:
     return a[0].length == b[0].length
 
 
-def difference(a, b, view: str) -> tuple[np.ndarray, tuple[int, int], tuple[int, int]]:
+def difference(a, b, view: str, pool: str = "max") -> tuple[np.ndarray, tuple[int, int], tuple[int, int]]:
     """The weights of A minus those of B in a view, its rows and its columns; exact if both heads are pinned (see `window`)."""
     exact = all(trace.pinned(layer, head) for trace, layer, head in (a, b))
-    (first, rows, cols), (second, _, _) = (window(*side, view, exact) for side in (a, b))
+    (first, rows, cols), (second, _, _) = (window(*side, view, exact, pool) for side in (a, b))
     return first - second, rows, cols
 
 
@@ -115,9 +119,14 @@ def _text(trace) -> dict[str, np.ndarray]:
     }
 
 
-def coarsest_level(trace) -> int:
-    """The level (2 ** level tokens a cell) above which the overview is as fine as tiles would be, or tiles take too long."""
-    return min(COARSEST, max(0, int(np.ceil(np.log2(trace.length / min(OVERVIEW, trace.length)))) - 1))
+def coarsest_level(trace, pool: str = "max") -> int:
+    """The level (2 ** level tokens a cell) above which the overview is as fine as tiles would be, or tiles take too long.
+
+    The overview holds the greatest weights only: means and sums need tiles up to the whole map.
+    """
+    enough = int(np.ceil(np.log2(trace.length / min(OVERVIEW, trace.length))))
+    fast = trace.accelerator is not None and trace.accelerator.ready
+    return max(0, min(COARSEST_FAST if fast else COARSEST, enough - 1 if pool == "max" else enough + 1))
 
 
 def _head(trace, layer, head, compact):
@@ -143,7 +152,7 @@ def _head(trace, layer, head, compact):
         "high": high,
         "high_without_sink": head_map.colour_range(weights[:, beyond:])[1],
         "pinned": trace.pinned(layer, head),
-        "coarsest": coarsest_level(trace),
+        "coarsest": {pool: coarsest_level(trace, pool) for pool in REDUCTIONS},
         "columns": [
             {
                 "block": column,
@@ -162,11 +171,11 @@ def _head(trace, layer, head, compact):
     return part, planes if compact else planes | {"recall": recall, "column_mass": column_mass}
 
 
-def _places(asked, trace, layer, head) -> list[list[int]]:
+def _places(asked, trace, layer, head, pool) -> list[list[int]]:
     """The tiles asked for that exist and touch the triangle; anything else is left out."""
-    if not isinstance(asked, list) or not trace.pinned(layer, head):
+    if not isinstance(asked, list) or pool not in REDUCTIONS or not trace.pinned(layer, head):
         return []
-    places, coarsest = [], coarsest_level(trace)
+    places, coarsest = [], coarsest_level(trace, pool)
     for place in asked[:64]:
         if not (isinstance(place, list) and len(place) == 3 and all(type(n) is int for n in place)):
             continue
@@ -176,14 +185,14 @@ def _places(asked, trace, layer, head) -> list[list[int]]:
     return places
 
 
-def _tiles(trace, layer, head, places):
+def _tiles(trace, layer, head, places, pool):
     """The tiles that are done in time: their places, weights and missed mass [n, 128, 128]; beyond the prompt they are 0."""
 
     def tile(place):
         level, i, j = place
         size = TILE << level
         rows, cols = ((at * size, min((at + 1) * size, trace.length)) for at in (i, j))
-        planes = trace.window_planes(layer, head, rows, cols, cell=1 << level)
+        planes = trace.window_planes(layer, head, rows, cols, reduce=pool, cell=1 << level)
         return [np.pad(plane, [(0, TILE - n) for n in plane.shape]) for plane in planes]
 
     started, done = time.perf_counter(), []
@@ -193,24 +202,36 @@ def _tiles(trace, layer, head, places):
     return places[: len(done)], weights, missed
 
 
-def window(trace, layer: int, head: int, view: str, exact: bool = True) -> tuple[np.ndarray, tuple[int, int], tuple[int, int]]:
+def window(
+    trace, layer: int, head: int, view: str, exact: bool = True, pool: str = "max"
+) -> tuple[np.ndarray, tuple[int, int], tuple[int, int]]:
     """The weights of a view ("row.col.size", "" is the whole map) in at most 512 x 512 cells, its rows and its columns.
 
-    Exact if the head is pinned and the view is part of the map, unless `exact` is declined; else cells of the overview, whose
-    edges then move the window's.
+    Exact if the head is pinned and the view is part of the map or not pooled by "max" (see `pool_of`), unless `exact` is
+    declined; else cells of the overview, whose edges then move the window's.
     """
     overview, length = trace.overview(layer, head), trace.length
-    if not view:
-        return overview, (0, length), (0, length)
-    row, col, size = (int(part) for part in view.split("."))
-    size = min(max(size, 1), length)
-    row, col = (min(start, length - size) for start in (row, col))
-    if exact and trace.pinned(layer, head):
+    row, col, size = _square(view, length)
+    if exact and trace.pinned(layer, head) and (view or pool != "max"):
         rows, cols = (row, row + size), (col, col + size)
-        return trace.window(layer, head, rows, cols, (512, 512)), rows, cols
+        return trace.window(layer, head, rows, cols, (512, 512), pool), rows, cols
     cells = len(overview)
     edges = np.arange(cells + 1) * length // cells
     (r0, r1), (c0, c1) = (
         (np.searchsorted(edges, start, "right") - 1, np.searchsorted(edges, start + size)) for start in (row, col)
     )
     return overview[r0:r1, c0:c1], (int(edges[r0]), int(edges[r1])), (int(edges[c0]), int(edges[c1]))
+
+
+def pool_of(trace, layer: int, head: int, state: dict[str, str]) -> str:
+    """How the cells of the view are pooled: as chosen, if the head is pinned and the view is not too large; else by "max"."""
+    size = _square(state["view"], trace.length)[2]
+    fits = trace.pinned(layer, head) and size <= 512 << coarsest_level(trace, state["pool"])
+    return state["pool"] if fits else "max"
+
+
+def _square(view: str, length: int) -> tuple[int, int, int]:
+    """Row, column and size of a view within the prompt."""
+    row, col, size = (int(part) for part in view.split(".")) if view else (0, 0, length)
+    size = min(max(size, 1), length)
+    return min(row, length - size), min(col, length - size), size

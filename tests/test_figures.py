@@ -21,7 +21,7 @@ MASK = np.array([[1, 0, 0, 0], [1, 1, 0, 0], [1, 0, 1, 0], [1, 1, 1, 1]], bool)
 
 def a_map(overlay=True, **changes):
     chart = head_map.chart(
-        WEIGHTS, MASK, [0], [0, 1], 128, 500, (0, 500), (0, 500), "log", overlay, HOSTILE, f"{HOSTILE}\nsettings"
+        WEIGHTS, MASK, [0], [0, 1], 128, 500, (0, 500), (0, 500), "max", "log", overlay, HOSTILE, f"{HOSTILE}\nsettings"
     )
     return replace(chart, **changes)
 
@@ -83,7 +83,7 @@ def test_a_map_has_weights_dropped_tiles_border_and_marks():
 
 def test_a_window_of_a_map_holds_what_lies_in_it():
     window = (256, 400), (200, 344)
-    chart = head_map.chart(WEIGHTS, MASK, [0, 2], [0, 1, 3], 128, 500, *window, "linear", True, "t", "f")
+    chart = head_map.chart(WEIGHTS, MASK, [0, 2], [0, 1, 3], 128, 500, *window, "max", "linear", True, "t", "f")
     heat, tint, outline, columns, slashes = chart.layers
     assert (heat.y, heat.x) == window and np.isnan(heat.values[0, -1]) and heat.values[-1, 0] == 0.25
     assert tint.mask[0, 0] and not tint.mask[-1].any()

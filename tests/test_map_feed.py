@@ -190,3 +190,23 @@ def test_a_difference_is_exact_only_if_both_heads_are_pinned(trace):
 def test_maps_of_other_lengths_are_not_subtracted(trace, tmp_path):
     write_synthetic_trace(tmp_path / "t", layers=1, heads=2, tokens=300)
     assert not map_feed.comparable((trace, 0, 0), (Trace.load(tmp_path / "t"), 0, 0))
+
+
+@pytest.mark.parametrize("pool", ["mean", "sum"])
+def test_tiles_are_pooled_as_asked(tmp_path, pool):
+    write_synthetic_trace(tmp_path / "t", layers=1, heads=2, tokens=1300, pin_layers=(0,))
+    trace = Trace.load(tmp_path / "t")
+    header, _ = ask(trace, 0, 1)
+    assert header["head"]["coarsest"] == {"max": 1, "mean": 3, "sum": 3}
+    header, planes = ask(trace, 0, 1, holding(trace, 0, 1, [[3, 0, 0]]) | {"pool": pool})
+    assert header["tiles"]["pool"] == pool
+    full = trace.window(0, 1, (0, 1300), (0, 1300), (1300, 1300))[640:648, 96:104]
+    assert planes["tile_weights"][0, 80, 12] == pytest.approx(getattr(full, pool)(), rel=1e-4)
+    assert "tiles" not in ask(trace, 0, 1, holding(trace, 0, 1, [[0, 0, 0]]) | {"pool": "median"})[0]
+
+
+def test_an_export_is_pooled_as_the_map_is(trace):
+    state = map_feed.USUAL | {"pool": "sum"}
+    assert map_feed.pool_of(trace, 1, 2, state) == "sum" and map_feed.pool_of(trace, 0, 2, state) == "max"
+    weights, rows, cols = map_feed.window(trace, 1, 2, "", pool="sum")
+    assert (rows, cols) == ((0, TOKENS), (0, TOKENS)) and weights.sum() == pytest.approx(TOKENS, rel=1e-3)

@@ -8,6 +8,7 @@ from app.figures.chart import Chart, Heat, Marks, Outline, Tint
 from app.figures.palette import DIFFERENCE_RAMP, DROPPED, KEPT
 
 LOWEST = 1e-5
+POOLS = {"max": "greatest", "mean": "mean", "sum": "sum"}
 
 
 def colour_range(weights: np.ndarray) -> tuple[float, float]:
@@ -31,11 +32,11 @@ def border(region: np.ndarray, block: int, length: int) -> np.ndarray:
     return np.minimum(np.concatenate([across, down]) * block, length)
 
 
-def chart(weights, mask, columns, slashes, block_size, length, rows, cols, scale, overlay, title, footer) -> Chart:
+def chart(weights, mask, columns, slashes, block_size, length, rows, cols, pool, scale, overlay, title, footer) -> Chart:
     """A window of the map as a figure for a paper: weights, kept outline, dropped tint, columns and slashes at the edges.
 
     length: tokens of the prompt. rows (r0, r1), cols (c0, c1): the window in tokens; weights [h, w] are its cells, from equal
-    pieces of it.
+    pieces of it, pooled by `pool` of POOLS.
     """
     low, high = colour_range(weights)
     (r0, r1), (c0, c1) = rows, cols
@@ -43,7 +44,7 @@ def chart(weights, mask, columns, slashes, block_size, length, rows, cols, scale
     causal = column_edges[None, :-1] < row_edges[1:, None]
     x, y, log = (float(c0), float(c1)), (float(r0), float(r1)), scale == "log"
     shown = np.where(causal, weights, np.nan)
-    layers = [Heat(shown, x, y, "attention weight (greatest of each cell)", low if log else 0.0, high, log)]
+    layers = [Heat(shown, x, y, f"attention weight ({POOLS[pool]} of each cell)", low if log else 0.0, high, log)]
     if overlay:
         kept = mask[np.ix_((row_edges[1:] - 1) // block_size, column_edges[:-1] // block_size)]
         if (causal & ~kept).any():

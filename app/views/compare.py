@@ -54,7 +54,7 @@ def _maps(opened, a, b) -> None:
         st.markdown(f"**{reading.plain(sentence)}**", width="content")
         if map_feed.comparable(a, b):
             name = "_minus_".join(f"layer{layer}_head{head}" for _, layer, head in (a, b))
-            export.menu(f"map_{name}", lambda: _chart(a, b, state["view"], sentence), opened, "compare")
+            export.menu(f"map_{name}", lambda: _chart(a, b, state, sentence), opened, "compare")
     buffer = map_feed.comparison((a, b), (_title("A", *a), _title("B", *b)), session.asked(KEY), state, below=470)
     map_compare(buffer, KEY, lambda: session.keep_map_state(KEY))
 
@@ -79,8 +79,10 @@ def shared_tiles(a, b) -> float:
     return float((first & second).sum() / max((first | second).sum(), 1)) if first.shape == second.shape else float("nan")
 
 
-def _chart(a, b, view, sentence):
-    weights, rows, cols = map_feed.difference(a, b, view)
+def _chart(a, b, state, sentence):
+    pools = {map_feed.pool_of(*side, state) for side in (a, b)}
+    pool = pools.pop() if len(pools) == 1 else "max"
+    weights, rows, cols = map_feed.difference(a, b, state["view"], pool)
     title = f"A: layer {a[1]}, head {a[2]}, minus B: layer {b[1]}, head {b[2]}. {sentence}"
     return head_map.difference(weights, rows, cols, title, f"A: {reading.footer(*a)}\nB: {reading.footer(*b)}")
 

@@ -170,6 +170,25 @@ def test_switches_and_the_head_keep_the_view(page):
     page.locator("[data-pooled='65536']").wait_for()
 
 
+def test_pixels_show_the_mean_or_the_sum_of_a_pinned_head(page, planted):
+    assert "Zoom in to" not in page.locator(".note").inner_text()
+    page.get_by_label("Pixels show").select_option("sum")
+    page.get_by_text("Zoom in to").wait_for()
+    assert facts(page)["pool"] == "max"
+    wait(page, lambda: drag(page, *NEEDLE, 4000))
+    page.mouse.move(*point(page, *NEEDLE))
+    page.get_by_text("the sum of").first.wait_for()
+    seen = facts(page)
+    (r0, r1), (c0, c1) = (map(int, seen[name].split("-")) for name in ("query", "key"))
+    exact = float(planted[1].weights(range(r0, r1 + 1), range(c0, c1 + 1)).sum())
+    assert seen["pool"] == "sum" and r1 > r0 and float(seen["weight"]) == pytest.approx(exact, rel=2e-3)
+    page.reload()
+    page.locator(f"{MAP}[data-pool=sum]").wait_for()
+    page.goto(f"{page.url.split('?')[0]}?head=1&pool=sum")
+    page.locator(f"{MAP}[data-head='1']").wait_for()
+    assert facts(page)["pool"] == "max" and page.get_by_label("Pixels show").is_disabled()
+
+
 def test_lists_minimap_and_a_double_click_move_the_view(page):
     wait(page, lambda: page.get_by_role("button", name="c256 ").click())
     row, col, size = shown(page)

@@ -1,5 +1,5 @@
 // The state of the map as short texts for the page's address: the server writes them there, the back button brings them back.
-const STATE = { view: "", at: "", colours: "log", weights: "on", kept: "on", missed: "off", sink: "show", lock: "off" };
+const STATE = { view: "", at: "", pool: "max", colours: "log", weights: "on", kept: "on", missed: "off", sink: "show", lock: "off" };
 
 const viewText = ({ row, col, size }, length) => (size > length * 0.99 ? "" : [row, col, size].map(Math.round).join("."));
 

@@ -68,7 +68,7 @@ class LinkedView extends MapView {
 
 // The cells of one picture minus those of another that covers the same tokens.
 class DifferencePicture extends Picture {
-  constructor(a, b) { super(a.weights.map((weight, at) => weight - b.weights[at]), [], a.cells, a.rows, a.cols); }
+  constructor(a, b) { super(a.weights.map((weight, at) => weight - b.weights[at]), [], a.cells, a.rows, a.cols, a.pool); }
   paint(look) { return paintDifference(this, look); }
 }
 
@@ -78,8 +78,8 @@ class DifferenceTiles extends Tiles {
     Object.assign(this, { a, b });
   }
 
-  get(level, i, j) {
-    const name = `${level}/${i}/${j}`, a = this.a.get(level, i, j), b = this.b.get(level, i, j);
+  get(...place) {
+    const name = place.join("/"), a = this.a.get(...place), b = this.b.get(...place);
     if (!a || !b) return undefined;
     if (!this.known.has(name)) this.known.set(name, new DifferencePicture(a, b));
     if (this.known.size > MOST_TILES) this.known.delete(this.known.keys().next().value);
@@ -94,7 +94,7 @@ function paintDifference(picture, look) {
   for (let r = 0; r < height; r++) {
     const last = picture.queries(r)[1];
     for (let c = 0; c < width && picture.keys(c)[0] <= last; c++) {
-      const value = picture.weights[r * width + c];
+      const value = picture.weights[r * width + c] / picture.unit;
       if (picture.keys(c)[0] >= look.from) pixels[r * width + c] = PALETTE.difference[Math.round(127.5 + 127.5 * Math.sign(value) * part(Math.abs(value)))];
     }
   }
@@ -117,7 +117,7 @@ class DifferenceView extends LinkedView {
     this.changed();
   }
 
-  stateFrom({ colours, sink }) { return { ...STATE, kept: "off", colours, sink }; }
+  stateFrom({ colours, sink, pool }) { return { ...STATE, kept: "off", colours, sink, pool }; }
   restore() {}
   missing() { return []; }
   ask() {}
@@ -130,12 +130,12 @@ class DifferenceView extends LinkedView {
     const sign = found.weight > 0 ? "+" : found.weight < 0 ? "−" : "", line = this.readout.appendChild(make("div", "numbers"));
     line.append(`Query ${span(found.query)}, key ${span(found.key)}: `, make("b", "", `A − B ${sign}${format(Math.abs(found.weight))}`));
     const size = ([first, last]) => last - first + 1;
-    line.append(size(found.query) * size(found.key) === 1 ? ", exact." : `, the greatest of ${size(found.query)} × ${size(found.key)} tokens in A minus the greatest in B.`);
+    line.append(size(found.query) * size(found.key) === 1 ? ", exact." : `, ${POOLS[found.pool]} of ${size(found.query)} × ${size(found.key)} tokens in A minus that in B.`);
     this.host.dataset.weight = found.weight;
   }
 
   explain() {
-    const bar = make("span", "bar"), item = make("span"), { colours } = this, high = format(this.high());
+    const bar = make("span", "bar"), item = make("span"), { colours } = this, high = format(this.high() * this.unit());
     bar.style.background = `linear-gradient(to right, ${colours.difference_ramp.join(",")})`;
     item.append(bar, make("span", "", `B more, −${high} … A more, +${high}`));
     this.legend.replaceChildren(item);
@@ -154,7 +154,8 @@ class Comparison {
     };
     Object.assign(this, { host, a: map("a", LinkedView), b: map("b", LinkedView), difference: map("difference", DifferenceView) });
     makeSteps(this.a, bar);
-    this.update = makeSwitches(this.a, bar.appendChild(make("div", "switches")), ["lock", "weights"]);
+    const switches = bar.appendChild(make("div", "switches")), pooling = makePooling([this.a, this.b], switches), boxes = makeSwitches(this.a, switches, ["lock", "weights"]);
+    this.update = () => { pooling(); boxes(); };
     bar.append(make("span", "note", "Drag a box or turn the wheel over any map; all follow. The colour scale is the same for A and B."));
   }
 

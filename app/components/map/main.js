@@ -81,10 +81,10 @@ class MapView {
     this.stage.setAttribute("aria-label", `${head.title}. Arrow keys move the crosshair, Shift moves by a block${this.compact ? "" : ", plus and minus zoom, Escape goes up, g goes to a token"}.`);
   }
 
-  takeTiles({ tiles: { places }, planes }) {
+  takeTiles({ tiles: { pool, places }, planes }) {
     places.forEach(([level, i, j], n) => {
       const part = (plane) => plane.subarray(n * TILE * TILE, (n + 1) * TILE * TILE);
-      this.tiles.add(level, i, j, part(planes.tile_weights), part(planes.tile_missed));
+      this.tiles.add(pool, level, i, j, part(planes.tile_weights), part(planes.tile_missed));
     });
   }
 
@@ -105,6 +105,10 @@ class MapView {
   token(at) { return this.text(at, at + 1); }
   text(from, end) { return this.prompt === null ? "" : this.prompt.text.slice(this.prompt.begins[Math.max(from, 0)], this.prompt.ends[Math.min(end, this.length) - 1]); }
   level() { return levelOf(this.view, this.side); }
+  // How the cells of a level are pooled; of single tokens, and of heads that are not pinned, there is one way.
+  pool(level = this.level()) { return level && this.head.pinned ? this.state.pool : "max"; }
+  coarsest() { return this.head.coarsest[this.state.pool]; }
+  unit() { const level = this.level(); return level <= this.coarsest() ? unitOf[this.pool()](2 ** level) : 1; }
   cellSize() { return Math.ceil(this.length / this.head.cells[0]); }
 
   high() {
@@ -116,8 +120,8 @@ class MapView {
   cell(cross = this.cross) {
     if (!cross) return null;
     const query = Math.floor(cross.query), key = Math.floor(cross.key);
-    for (let level = this.level(); this.head.pinned && level <= this.head.coarsest; level++) {
-      const size = TILE * 2 ** level, picture = this.tiles.get(level, Math.floor(query / size), Math.floor(key / size));
+    for (let level = this.level(); this.head.pinned && level <= this.coarsest(); level++) {
+      const size = TILE * 2 ** level, picture = this.tiles.get(this.pool(level), level, Math.floor(query / size), Math.floor(key / size));
       if (picture) return this.clipped(picture.cellAt(query, key));
     }
     return this.overview.cellAt(query, key);
@@ -130,9 +134,9 @@ class MapView {
 
   missing() {
     const level = this.level();
-    if (!this.head.pinned || level > this.head.coarsest || this.compact) return [];
+    if (!this.head.pinned || level > this.coarsest() || this.compact) return [];
     const { query, key } = this.cross ?? { query: this.view.row + this.view.size / 2, key: this.view.col + this.view.size / 2 };
-    return this.tiles.inView(this.view, level, this.length, query, key).filter(([i, j]) => !this.tiles.get(level, i, j)).map((place) => [level, ...place]);
+    return this.tiles.inView(this.view, level, this.length, query, key).filter(([i, j]) => !this.tiles.get(this.pool(level), level, i, j)).map((place) => [level, ...place]);
   }
 
   // What the user does.
@@ -191,7 +195,7 @@ class MapView {
   ask(more, tell = false) {
     if (this.compact && !more) return;
     const known = this.head, state = known ? this.stateText() : null, tiles = known && this.side ? this.missing().slice(0, MOST_ASKED) : [];
-    const asked = tiles.map(String).join(" ");
+    const asked = known ? [this.pool(), ...tiles].join(" ") : "";
     if (!tell && known && state === this.told && (!tiles.length || (asked === this.asked && !more))) return;
     Object.assign(this, { told: state, asked });
     this.serial += 1;
@@ -201,7 +205,7 @@ class MapView {
   // What is held, what is missing, and the state.
   question() {
     const known = this.head;
-    return { serial: this.serial, holds: { prompt: this.prompt ? this.promptId : "", heads: [...this.heads.keys()] }, head: this.head?.id ?? "",
+    return { serial: this.serial, holds: { prompt: this.prompt ? this.promptId : "", heads: [...this.heads.keys()] }, head: this.head?.id ?? "", pool: known ? this.pool() : "max",
       tiles: known && this.side ? this.missing().slice(0, MOST_ASKED) : [], state: known ? JSON.parse(this.stateText()) : null };
   }
 
@@ -272,7 +276,7 @@ class MapView {
     this.read();
     const { view } = this, waiting = this.missing().length;
     Object.assign(this.host.dataset, { tokens: this.length, layer: head.layer, head: head.head, scale: state.colours, overlay: state.kept === "on", keptTiles: head.kept_tiles,
-      cells: head.cells.join("x"), view: [view.row, view.col, view.size].map(Math.round).join(","), level: this.level(), waiting, state: waiting ? "loading" : "ready" });
+      cells: head.cells.join("x"), view: [view.row, view.col, view.size].map(Math.round).join(","), level: this.level(), pool: this.level() <= this.coarsest() ? this.pool() : "max", waiting, state: waiting ? "loading" : "ready" });
   }
 
   drawCross() {

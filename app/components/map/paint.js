@@ -26,8 +26,8 @@ function paintCells(picture, look) {
       const key = keys[c], at = r * width + c;
       if (key > last) break;
       if (key < look.from) continue;
-      if (look.missed && picture.missed[at] > 0) pixels[at] = PALETTE.missed[shade(picture.missed[at])];
-      else if (look.weights) pixels[at] = PALETTE.weights[shade(picture.weights[at])];
+      if (look.missed && picture.missed[at] > 0) pixels[at] = PALETTE.missed[shade(picture.missed[at] / picture.unit)];
+      else if (look.weights) pixels[at] = PALETTE.weights[shade(picture.weights[at] / picture.unit)];
     }
   }
   const canvas = new OffscreenCanvas(width, height);
@@ -60,11 +60,11 @@ function drawPicture(map, context, picture) {
 
 // The old picture first, then what is finer, down to the level that the view asks for.
 function drawPictures(map, context) {
-  const { view, head } = map, level = levelOf(view, map.side);
+  const { view } = map, level = map.level();
   drawPicture(map, context, map.overview);
-  for (let finer = head.coarsest; finer >= level; finer--) {
+  for (let finer = map.coarsest(); finer >= level; finer--) {
     for (const [i, j] of map.tiles.inView(view, finer, map.length, view.row, view.col)) {
-      const picture = map.tiles.get(finer, i, j);
+      const picture = map.tiles.get(map.pool(finer), finer, i, j);
       if (picture) drawPicture(map, context, picture);
     }
   }

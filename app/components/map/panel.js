@@ -14,7 +14,8 @@ class Panel {
     this.switches = parent.appendChild(make("div", "switches"));
     this.legend = parent.appendChild(make("div", "legend"));
     this.lists = parent.appendChild(make("div", "lists"));
-    this.update = makeSwitches(map, this.switches);
+    const pooling = makePooling([map], this.switches), boxes = makeSwitches(map, this.switches);
+    this.update = () => { pooling(); boxes(); };
   }
 
   jump(parent) {
@@ -49,14 +50,24 @@ class Panel {
 
   // After the head, its colours or its loading changed.
   show() {
-    const { map } = this, level = map.level();
+    const { map } = this;
     this.update();
-    this.note.textContent = map.head.pinned
-      ? level > map.head.coarsest ? `Each pixel is the greatest weight of ${brief(map.cellSize())} × ${brief(map.cellSize())} tokens.`
-        : map.missing().length ? "Computing exact weights…" : level ? `Exact; each pixel is the greatest of ${2 ** level} × ${2 ** level} tokens.` : "Exact weight of every token pair."
-      : map.cellSize() > map.view.size / map.side ? `This head is not pinned: cells stay the greatest of ${brief(map.cellSize())} × ${brief(map.cellSize())} tokens.`
-        : `Pooled: each pixel is the greatest of ${brief(map.cellSize())} × ${brief(map.cellSize())} tokens.`;
+    this.note.textContent = this.cells(map.level());
     drawLegend(map, this.legend);
+  }
+
+  // What a pixel stands for.
+  cells(level) {
+    const { map } = this, { head, state, view } = map, stored = `${brief(map.cellSize())} × ${brief(map.cellSize())} tokens`;
+    if (!head.pinned) {
+      return map.cellSize() > view.size / map.side ? `This head is not pinned: cells stay the greatest of ${stored}.` : `Each pixel is the greatest of ${stored}; no more is stored of this head.`;
+    }
+    if (level > map.coarsest()) {
+      const most = brief(map.side * 2 ** map.coarsest());
+      return `Each pixel is the greatest of ${stored}.${state.pool === "max" ? "" : ` Zoom in to ${most} tokens or fewer for ${POOLS[state.pool]}.`}`;
+    }
+    if (map.missing().length) return "Computing exact weights…";
+    return level ? `Exact; each pixel is ${POOLS[state.pool]} of ${2 ** level} × ${2 ** level} tokens.` : "Exact weight of every token pair.";
   }
 
   fill() {
@@ -112,6 +123,21 @@ function makeSwitches(map, parent, without = []) {
   return () => { for (const update of updates) update(); };
 }
 
+const POOLS = { max: "the greatest", mean: "the mean", sum: "the sum" };
+
+// The choice of what a pixel of several tokens shows; only the greatest weights are stored of heads that are not pinned.
+function makePooling(maps, parent) {
+  const label = parent.appendChild(make("label", "", "Pixels show ")), choice = label.appendChild(make("select"));
+  for (const [pool, name] of Object.entries(POOLS)) choice.appendChild(make("option", "", `${name} weight`.replace("sum weight", "sum of weights"))).value = pool;
+  choice.onchange = () => maps[0].set("pool", choice.value);
+  return () => {
+    const pinned = maps.some(({ head }) => head?.pinned);
+    choice.disabled = !pinned;
+    choice.value = pinned ? maps[0].state.pool : "max";
+    label.title = pinned ? "Weights of the tokens under a pixel" : "Only the greatest weight of each cell is stored of this head; record it exactly for the others";
+  };
+}
+
 function makeSteps(map, parent) {
   const row = parent.appendChild(make("div", "steps"));
   for (const [sign, name, act] of [["+", "Zoom in", () => map.zoom(0.5)], ["−", "Zoom out", () => map.zoom(2)], ["⤢", "Whole map", () => map.whole()]]) {
@@ -130,7 +156,7 @@ function drawLegend(map, parent) {
     const item = parent.appendChild(make("span"));
     item.append(node, make("span", "", text));
   };
-  const range = `${map.state.colours}: ${map.state.colours === "log" ? format(head.low) : "0"} to ${format(map.high())}`;
+  const unit = map.unit(), range = `${map.state.colours}: ${map.state.colours === "log" ? format(head.low * unit) : "0"} to ${format(map.high() * unit)}`;
   parent.replaceChildren();
   if (map.state.weights === "on") entry(bar(colours.ramp), `weight, ${range}`);
   if (map.state.missed === "on") entry(bar(colours.missed_ramp), `missed: weight outside kept tiles, ${range}`);

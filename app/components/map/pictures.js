@@ -1,9 +1,12 @@
 // Pictures: cells of weights over a window, painted once. The overview is one; exact tiles of 128 x 128 cells are the others.
 const TILE = 128, MOST_TILES = 300;
 
+// What a cell of n x n tokens has, relative to the weight of a column that runs through it: what colours are scaled by.
+const unitOf = { max: () => 1, mean: (n) => 1 / n, sum: (n) => n };
+
 class Picture {
-  constructor(weights, missed, cells, rows, cols) {
-    Object.assign(this, { weights, missed, cells, rows, cols, paintedAs: "" });
+  constructor(weights, missed, cells, rows, cols, pool = "max") {
+    Object.assign(this, { weights, missed, cells, rows, cols, pool, unit: unitOf[pool]((rows[1] - rows[0]) / cells[0]), paintedAs: "" });
   }
 
   queries(r) { return this.edges(r, this.rows, this.cells[0]); }
@@ -15,7 +18,7 @@ class Picture {
   cellAt(query, key) {
     const find = (position, [from, to], cells) => Math.floor(((position - from + 1) * cells - 1) / (to - from));
     const r = find(query, this.rows, this.cells[0]), c = find(key, this.cols, this.cells[1]), at = r * this.cells[1] + c;
-    return { r, c, query: this.queries(r), key: this.keys(c), weight: this.weights[at], missed: this.missed[at] };
+    return { r, c, query: this.queries(r), key: this.keys(c), weight: this.weights[at], missed: this.missed[at], pool: this.pool };
   }
 
   painted(look) {
@@ -29,18 +32,18 @@ class Picture {
   paint(look) { return paintCells(this, look); }
 }
 
-// The exact tiles of one head, by level and place: tile (level, i, j) covers 128 * 2 ** level tokens each way.
+// The exact tiles of one head, by pooling, level and place: tile (level, i, j) covers 128 * 2 ** level tokens each way.
 class Tiles {
   constructor() { this.known = new Map(); }
 
-  add(level, i, j, weights, missed) {
-    const size = TILE * 2 ** level, name = `${level}/${i}/${j}`;
+  add(pool, level, i, j, weights, missed) {
+    const size = TILE * 2 ** level, name = `${pool}/${level}/${i}/${j}`;
     this.known.delete(name);
-    this.known.set(name, new Picture(weights, missed, [TILE, TILE], [i * size, (i + 1) * size], [j * size, (j + 1) * size]));
+    this.known.set(name, new Picture(weights, missed, [TILE, TILE], [i * size, (i + 1) * size], [j * size, (j + 1) * size], pool));
     if (this.known.size > MOST_TILES) this.known.delete(this.known.keys().next().value);
   }
 
-  get(level, i, j) { return this.known.get(`${level}/${i}/${j}`); }
+  get(pool, level, i, j) { return this.known.get(`${pool}/${level}/${i}/${j}`); }
 
   // [i, j] of the tiles of a level that the view shows and the triangle holds, nearest to (query, key) first.
   inView(view, level, length, query, key) {

@@ -19,7 +19,7 @@ function describe(map) {
   if (above) line.append("above the diagonal, a query does not see later keys.");
   else {
     line.append(make("b", "", `weight ${format(weight)}`));
-    line.append(pooled === 1 ? ", exact" : `, the greatest of ${query[1] - query[0] + 1} × ${key[1] - key[0] + 1} tokens`);
+    line.append(pooled === 1 ? ", exact" : `, ${POOLS[found.pool]} of ${query[1] - query[0] + 1} × ${key[1] - key[0] + 1} tokens`);
     line.append(`; tile (${i}, ${j}), slash ${i - j}, is `, make("b", tile, tile), ".");
   }
   context(map, "Query", query, map.cross.query);
