@@ -13,7 +13,7 @@ import numpy as np
 
 from app.jobs import Cancelled, Job
 from sampleattn.config import SampleAttentionConfig
-from sampleattn.estimate_table import FIELDS, of_table
+from sampleattn.estimate_table import FIELDS, TARGETS, of_table
 from sampleattn.trace import Trace
 
 CURVE = (0.8, 0.9, 0.95, 0.99)
@@ -74,6 +74,12 @@ class Estimates:
     def _known(self, config, layer):
         return self.board(config).refined[layer].all()
 
+    def steps(self, config: SampleAttentionConfig) -> tuple[list[float], np.ndarray]:
+        """The slider's targets, and the densities under each of them: float32 [targets, layers, heads], NaN where not known."""
+        targets = sorted({*TARGETS, config.cra, self.trace.config.cra})
+        boards = [self.board(with_target(config, target)).density for target in targets]
+        return targets, np.stack(boards).astype(np.float32)
+
     def all_done(self, config: SampleAttentionConfig) -> bool:
         """Whether everything that is shown for the config is known, or can't be."""
         return all(map(self.complete, self._shown(config))) or self.trace.level == "summary"
@@ -124,5 +130,9 @@ def changed(recorded: SampleAttentionConfig, **changes) -> SampleAttentionConfig
 
 def curve(config: SampleAttentionConfig, targets: tuple[float, ...]) -> list[SampleAttentionConfig]:
     """The config, and the same with each of the targets."""
-    others = (of_table(config, config.selection, config.scope, target) for target in targets)
-    return [config, *(other for other in others if other != config)]
+    return list(dict.fromkeys([config, *(with_target(config, target) for target in targets)]))
+
+
+def with_target(config: SampleAttentionConfig, target: float) -> SampleAttentionConfig:
+    """The config with another target, for which no shares or density are fixed."""
+    return config if target == config.cra else of_table(config, config.selection, config.scope, target)

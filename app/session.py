@@ -225,6 +225,34 @@ def head_picked() -> bool:
     return bool((st.session_state.get("head_board") or {}).get("picked"))
 
 
+def pick_target() -> None:
+    """A callback: take the target that What-if's slider was moved to."""
+    target = st.session_state["head_board"]["target"]
+    if target is not None:
+        st.session_state[WHAT_IF["cra"]] = float(target)
+
+
+def what_if_target(least: float) -> float:
+    """The target that What-if shows: the one chosen, else its link's, else the recorded one. The address follows it."""
+    key, recorded = WHAT_IF["cra"], current().trace.config.cra
+    if key not in st.session_state:
+        st.session_state[key] = _share(st.query_params.get(key), least, recorded)
+    target = st.session_state[key]
+    if target != recorded:
+        st.query_params[key] = f"{target:g}"
+    else:
+        st.query_params.pop(key, None)
+    return target
+
+
+def _share(text: str | None, least: float, otherwise: float) -> float:
+    try:
+        share = float(text or "")
+    except ValueError:
+        return otherwise
+    return share if least <= share <= 1 else otherwise
+
+
 def follow_pick() -> None:
     """Go to the page that the last pick asked for, if it did."""
     path = st.session_state.pop("follow", None)

@@ -22,7 +22,9 @@ MAP_PARTS = ("unpack", "dom", "view", "pictures", "paint", "axes", "address", "r
 _map_scripts = tuple(f"map/{part}.js" for part in MAP_PARTS)
 _map_canvas = _component("map_canvas", "map/map.css", (*_map_scripts, "map/entry.js"))
 _map_compare = _component("map_compare", "map/map.css", (*_map_scripts, "map/compare.js"))
-_head_board = _component("head_board", scripts=("map/unpack.js", "map/dom.js", "head_board.js"))
+_board_scripts = ("map/unpack.js", "map/dom.js", "head_board.js")
+_head_board = _component("head_board", scripts=(*_board_scripts, "head_board_entry.js"))
+_target_board = _component("target_board", "head_board.css", (*_board_scripts, "target_board.js"))
 _token_line = _component("token_line")
 
 
@@ -56,6 +58,12 @@ def head_board(buffer: bytes, key: str, on_pick) -> None:
     """Draw the board of heads that `figures.heads.board` packed. When a head is picked, `on_pick` is called; it reads
     session_state[key]["picked"]: {"place": [layer, head], "compare": bool}."""
     _head_board(data=buffer, key=key, on_picked_change=on_pick)
+
+
+def target_board(buffer: bytes, key: str, on_pick, on_target) -> None:
+    """Draw a board of heads below a slider of targets (see `figures.heads.target_board`); `on_pick` as for `head_board`. When the
+    slider is moved, `on_target` is called; it reads session_state[key]["target"], one of the header's targets."""
+    _target_board(data=buffer, key=key, on_picked_change=on_pick, on_target_change=on_target)
 
 
 def token_line(pieces: list[str], others: list[str], key: str) -> None:

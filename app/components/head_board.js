@@ -168,6 +168,7 @@ class Board {
     this.muted = style.getPropertyValue("--st-gray-text-color") || "#7d8794";
     pen.setTransform(dense, 0, 0, dense, 0, 0);
     pen.clearRect(0, 0, canvas.width, canvas.height);
+    pen.globalAlpha = data.faded ? 0.4 : 1;
     pen.textAlign = "center";
     pen.textBaseline = "middle";
     const font = (size) => `${size}px ${style.fontFamily}`;
@@ -276,11 +277,11 @@ class Board {
 
 const boards = new WeakMap();
 
-export default function ({ data, parentElement, setTriggerValue }) {
+function mount(Kind, { data, parentElement, setTriggerValue }) {
   const host = parentElement.querySelector(".root");
   if (data) {
-    if (!boards.has(host)) boards.set(host, new Board(host));
-    boards.get(host).receive(unpack(data), (picked) => setTriggerValue("picked", picked));
+    if (!boards.has(host)) boards.set(host, new Kind(host));
+    boards.get(host).receive(unpack(data), (picked) => setTriggerValue("picked", picked), (target) => setTriggerValue("target", target));
   }
   return () => { boards.get(host)?.close(); boards.delete(host); };
 }

@@ -27,6 +27,19 @@ def thumbnail(overview: np.ndarray) -> np.ndarray:
     return np.round(255 * np.log(np.clip(cells, low, high) / low) / np.log(high / low)).astype(np.uint8)
 
 
+def target_board(values: np.ndarray, steps: np.ndarray, header: dict) -> bytes:
+    """As `board`, with the numbers of every target: steps float [targets, layers, heads], NaN where nothing is known.
+
+    header: besides, targets: the slider's; at: which of them `values` are of; exact: the recorded one, -1 if there is none."""
+    return pack(
+        {"layers": len(values), "heads": values.shape[1], **header},
+        values=values.astype(np.float32),
+        dimmed=np.zeros(values.shape, np.uint8),
+        thumbnails=np.zeros(0, np.uint8),
+        steps=steps.astype(np.float32),
+    )
+
+
 def board(values: np.ndarray, dimmed: np.ndarray, header: dict, thumbnails: list[np.ndarray]) -> bytes:
     """What the board's canvas draws (see components/head_board.js): values float, dimmed bool [layers, heads], thumbnails [n, n].
 

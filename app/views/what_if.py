@@ -12,8 +12,6 @@ from sampleattn.estimate_table import TARGETS
 AT_ONCE, AT_ONCE_COARSE = 0.8, 0.1
 LOWEST = TARGETS[0]
 HELP = {
-    "cra": "The share of its dense attention that a row shall keep. joint asks it of the sampled rows; independent and window "
-    "keep this share of the sampled mass.",
     "selection": "joint: columns and slashes chosen together (ours). independent: the paper's two cumulative sums. "
     "window: a local window and columns (arXiv v1).",
     "scope": "Columns and slashes are chosen once for the head, or for each segment of the prompt.",
@@ -53,22 +51,18 @@ def _explore(opened) -> None:
 
 def _settings(trace):
     recorded = trace.config
-    places = st.columns([2, 1.1, 1, 0.8, 0.8, 0.8], gap="medium")
-    wanted = {
-        "cra": places[0].slider(
-            "Target (recall of a row)", LOWEST, 1.0, max(LOWEST, recorded.cra), 0.01, help=HELP["cra"], **_kept("cra")
-        )
-    }
+    places = st.columns([1.1, 1, 0.8, 0.8, 0.8], gap="medium")
+    wanted = {"cra": session.what_if_target(LOWEST)}
     choices = {
         "selection": ("Selection", SELECTIONS),
         "scope": ("Chosen per", SCOPES),
         "sink_blocks": ("Sink blocks", sorted({*range(9), recorded.sink_blocks})),
         "local_blocks": ("Local blocks", sorted({*range(1, 17), recorded.local_blocks})),
     }
-    for place, (name, (label, options)) in zip(places[1:], choices.items(), strict=False):
+    for place, (name, (label, options)) in zip(places, choices.items(), strict=False):
         first = options.index(getattr(recorded, name))
         wanted[name] = place.selectbox(label, options, first, help=HELP[name], **_kept(name))
-    wanted["segments"] = _segments(places[5], trace, wanted["scope"])
+    wanted["segments"] = _segments(places[4], trace, wanted["scope"])
     return estimating.changed(recorded, **wanted)
 
 

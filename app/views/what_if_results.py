@@ -3,9 +3,8 @@
 import numpy as np
 import streamlit as st
 
-from app import export, parts, reading, session
-from app.components import head_board
-from app.estimating import CURVE
+from app import estimating, export, parts, reading, session
+from app.components import target_board
 from app.figures import heads, interactive, palette, what_if
 
 BESIDE = 12
@@ -19,7 +18,7 @@ def show(opened, known, config) -> None:
     beside = opened.trace.heads <= BESIDE
     board, curve = st.columns([1.1, 1], gap="medium") if beside else (st.container(), st.container(width=900))
     with board:
-        _board(opened, known.board(config), config)
+        _board(opened, known, config)
     with curve:
         _curve(opened, known, config)
 
@@ -35,8 +34,8 @@ def nothing_sampled() -> None:
 # The board
 
 
-def _board(opened, found, config) -> None:
-    trace = opened.trace
+def _board(opened, known, config) -> None:
+    trace, found = opened.trace, known.board(config)
     recorded = config == trace.config
     values = trace.density if recorded else found.density
     sentence = _recorded_sentence(trace) if recorded else _board_sentence(trace, found, config)
@@ -51,6 +50,8 @@ def _board(opened, found, config) -> None:
     parts.heading(
         sentence, "exact" if recorded else "estimated", lambda: export.menu("what_if_heads", chart, opened, "what_if_heads")
     )
+    targets, steps = known.steps(config)
+    as_recorded = estimating.with_target(config, trace.config.cra) == trace.config
     means = [heads.mean_of(values, axis) for axis in (1, 0)]
     coarse = found.coarse and not recorded and not found.refined.all()
     hatched = "" if recorded else f"Hatched: estimated{'; crossed: coarse' if coarse else ''}. "
@@ -67,13 +68,14 @@ def _board(opened, found, config) -> None:
         "means": [_texts([mean])[0] for mean in means],
         "mean_values": [[None if value != value else float(value) for value in mean] for mean in means],
         "details": _details(trace, found, recorded),
-        "list_title": "",
-        "listed": [],
+        "targets": targets,
+        "at": targets.index(config.cra),
+        "exact": targets.index(trace.config.cra) if as_recorded else -1,
         "estimated": not recorded,
         "coarse": (~found.refined).tolist() if coarse else None,
         "note": f"{hatched}A click chooses a head, a double click opens its map, as recorded.",
     }
-    head_board(heads.board(values, np.zeros(values.shape, bool), header, []), "head_board", session.pick_head)
+    target_board(heads.target_board(values, steps, header), "head_board", session.pick_head, session.pick_target)
 
 
 def _texts(values) -> list[list[str]]:
@@ -153,7 +155,7 @@ def _point(target, found) -> what_if.Point:
 def _curve_sentence(points, config, coarse) -> str:
     if not points:
         return "The curve of targets is not estimated yet."
-    named = sorted((point for point in points if point.target in (*CURVE, config.cra)), key=lambda point: point.target)
+    named = sorted((point for point in points if point.target in (*estimating.CURVE, config.cra)), key=lambda point: point.target)
     steps = ", ".join(f"{point.target:g} takes {point.density:.0%}" for point in named)
     return (
         f"What targets cost and keep: {steps} of the tiles ({config.selection}, per {config.scope}"
