@@ -11,6 +11,11 @@ from sampleattn.trace import TraceError
 
 KINDS = {
     "exact": ("green", ":material/check_circle:", "Computed for every row of the prompt."),
+    "reduced": (
+        "blue",
+        ":material/grid_on:",
+        "Computed for every row, and kept of parts of the prompt: the least recall of each.",
+    ),
     "sampled": ("orange", ":material/scatter_plot:", "Computed for the sampled rows only."),
     "estimated": ("gray", ":material/query_stats:", "Chosen again from the sampled rows that the trace holds; nothing was run."),
     "timed": ("violet", ":material/timer:", "Timed on this machine, after a warm-up."),

@@ -5,6 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
+
+from sampleattn.recall import cell_edges
+
 ROOT = Path(__file__).resolve().parents[1]
 PUNCTUATION = re.compile(r"([!-/:-@\[-`{-~])")
 SPACES = re.compile(" {2,}")
@@ -88,6 +92,19 @@ def telling_head(trace) -> tuple[int, int]:
     return min(chosen, key=lambda place: (-chosen[place], trace.density[place]))
 
 
+def least_recall(trace, layer: int, head: int) -> tuple[float, str]:
+    """The least recall of a head's rows, and the row that has it in words; it may be known of some rows together only."""
+    recall, parts = trace.recall(layer, head), trace.recall_parts(layer, head)
+    part = int(np.searchsorted(cell_edges(trace.length, parts), recall.argmin(), "right")) - 1
+    return float(recall.min()), rows_of_part(trace, parts, part)
+
+
+def rows_of_part(trace, parts: int, part: int) -> str:
+    """The rows of one of `parts` equal parts of the prompt, in words: "row 17", "rows 256 to 511"."""
+    begin, end = cell_edges(trace.length, parts)[part : part + 2].tolist()
+    return f"row {begin:,}" if end == begin + 1 else f"rows {begin:,} to {end - 1:,}"
+
+
 def kind_of(trace, field: str, otherwise: str) -> str:
-    """Whether a number of the trace is "exact", "sampled" or "recorded"."""
+    """Whether a number of the trace is "exact", "sampled", "reduced" or "recorded"."""
     return trace.meta["provenance"].get(field, {}).get("kind", otherwise)

@@ -226,18 +226,18 @@ class Trace:
         return np.where(kept, np.float32(0), overview)
 
     def recall(self, layer: int, head: int) -> np.ndarray:
-        """The exact recall of every row, or the least of some rows together where that is kept (`recall_step`). float32 [N]"""
+        """The exact recall of every row, or the least of some rows together where that is kept (`recall_parts`). float32 [N]"""
         name = pinned_query(layer, head)
         if name in self._names and "recall" in self._file(name).described:
             return self._file(name).read("recall")
         return self._layer(layer).recall(head)
 
-    def recall_step(self, layer: int, head: int) -> int:
-        """How many rows share a number in `recall`, at most: 1 where it is known of every row."""
+    def recall_parts(self, layer: int, head: int) -> int:
+        """Into how many equal parts of the rows (`recall.cell_edges`) `recall` is cut, each its least row: N is every row."""
         name = pinned_query(layer, head)
         if name in self._names and "recall" in self._file(name).described:
-            return 1
-        return -(-self.length // self._layer(layer).track)
+            return self.length
+        return self._layer(layer).track
 
     def recall_quantiles(self, layer: int, head: int) -> np.ndarray:
         """The recall that each of `recall.SHARES` of all rows does not exceed: exact at every level. float32 [9]"""

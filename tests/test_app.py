@@ -57,6 +57,26 @@ def test_every_page_draws(monkeypatch, demo, page):
     assert "640 tokens" in words(app)
 
 
+@pytest.fixture(scope="module")
+def summary(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("summary") / "trace"
+    write_synthetic_trace(folder, layers=3, heads=4, tokens=640, level="summary", pin_layers=(), dense_below=0)
+    return folder
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_page_draws_a_summary(monkeypatch, summary, page):
+    app = start(monkeypatch, summary, page)
+    assert not app.exception and "640 tokens" in words(app)
+    expected = {
+        "recall": "least recall of each of 64 parts; pin the head on Map",
+        "overview": "rows ",
+        "what_if": "level explore",
+        "map": "64 cells a side",
+    }
+    assert expected.get(page, "") in words(app)
+
+
 def test_the_start_screen_loads_neither_torch_nor_transformers(demo):
     code = (
         "import sys; from streamlit.testing.v1 import AppTest;"

@@ -73,7 +73,7 @@ def test_a_summarys_pictures_are_small_and_say_so(explore, summary):
         np.testing.assert_allclose(np.sqrt(small), np.sqrt(expected), atol=0.5 / 255 + 1e-6)
         least = [explore.recall(*place)[a:b].min() for a, b in zip(edges, edges[1:], strict=False)]
         assert np.array_equal(summary.recall(*place), np.repeat(least, np.diff(edges)).astype(np.float32))
-    assert summary.recall_step(0, 0) == 11 and explore.recall_step(0, 0) == 1
+    assert summary.recall_parts(0, 0) == 64 and explore.recall_parts(0, 0) == TOKENS
     kinds = {name: entry["kind"] for name, entry in summary.meta["provenance"].items()}
     assert kinds["overview"] == kinds["recall"] == "reduced" and kinds["cra"] == "exact"
     assert explore.meta["provenance"]["recall"]["kind"] == "exact"
@@ -85,7 +85,7 @@ def test_long_prompts_keep_recall_in_parts_and_all_of_it_for_pinned_heads(model,
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, value)
     long = recorded(model, tokenizer, "pinned", pin_heads=[(1, 2)])
-    assert long.level == "pinned" and long.recall_step(1, 2) == 1 and long.recall_step(0, 0) == 6
+    assert long.level == "pinned" and long.recall_parts(1, 2) == TOKENS and long.recall_parts(0, 0) == 128
     np.testing.assert_allclose(long.recall(1, 2), explore.recall(1, 2), atol=1e-6)
     edges = np.arange(128) * TOKENS // 128
     for place in places(long):

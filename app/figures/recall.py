@@ -10,9 +10,11 @@ from app.figures.palette import DROPPED, KEPT
 POINTS = 1024
 
 
-def chart(recall, target, title, footer) -> Chart:
-    """The least and the median recall of up to 1,024 equal groups of rows, and the target."""
-    count = min(POINTS, len(recall))
+def chart(recall, target, title, footer, parts=None) -> Chart:
+    """The least and the median recall of up to 1,024 equal groups of rows, and the target; where recall is known of fewer
+    `parts` of the rows (`Trace.recall_parts`), the least of each part."""
+    parts = parts or len(recall)
+    count = min(POINTS, parts)
     edges = np.arange(count + 1) * len(recall) // count
     groups = list(zip(edges[:-1], edges[1:], strict=True))
     least = np.array([recall[a:b].min() for a, b in groups])
@@ -20,7 +22,7 @@ def chart(recall, target, title, footer) -> Chart:
     size = int(np.ceil(len(recall) / count))
     each = "of each row" if size == 1 else f"of each {size} rows"
     curves = [Line(edges[:-1], least, f"least {each}", KEPT, width=1.2)]
-    if size > 1:
+    if size > 1 and parts == len(recall):
         curves.append(Line(edges[:-1], middle, f"median {each}", DROPPED, dash=True, width=1.2))
     low = float(recall.min())
     return Chart(

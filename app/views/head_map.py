@@ -24,6 +24,11 @@ def _map(opened, layer, head) -> None:
                 map_pin.offer(opened, layer, head)
             state = session.map_state()
             export.menu(f"map_layer{layer}_head{head}", lambda: parts.map_chart(trace, layer, head, state), opened, "map")
+    if trace.level == "summary" and not trace.pinned(layer, head):
+        st.caption(
+            f"A summary holds a small picture of each head ({len(trace.overview(layer, head))} cells a side, weights rounded); "
+            "record at level explore for 512 a side, or record this head exactly."
+        )
     parts.explore_map(opened, layer, head, below=372)
 
 

@@ -52,13 +52,12 @@ def _numbers(trace, layer, head) -> None:
         f"This head needs {columns}, {slashes} and the blocks always kept. Over all heads it is {_mean(trace.density):.1%}, "
         f"where about {_mean(trace.oracle_density):.1%} is the least for the target {trace.config.cra:g}.",
     )
-    recall = trace.recall(layer, head)
-    worst = int(recall.argmin())
+    least, row = reading.least_recall(trace, layer, head)
     parts.number(
-        f"{recall[worst]:.3f}",
+        f"{least:.3f}",
         "Worst row's recall",
         "exact",
-        f"Token {worst:,} keeps the smallest part of its attention; {trace.rows_at_target[layer, head]:.1%} of the "
+        f"It is in {row} of the prompt; {trace.rows_at_target[layer, head]:.1%} of the "
         f"{trace.length:,} rows keep at least {trace.config.cra:g}.",
     )
     record = benchmarks.headline(benchmarks.load())

@@ -6,6 +6,7 @@ import streamlit as st
 from app import export, parts, reading, session
 from app.figures import interactive
 from app.figures import recall as figure
+from sampleattn.recall import SHARES, cell_edges
 
 WORST = 12
 
@@ -16,21 +17,26 @@ def page() -> None:
     layer, head = session.shown_head()
     if not parts.drawable(trace, layer):
         return
-    recall, target = trace.recall(layer, head), trace.config.cra
-    share, worst = float(trace.rows_at_target[layer, head]), int(recall.argmin())
+    recall, known, target = trace.recall(layer, head), trace.recall_parts(layer, head), trace.config.cra
+    share = float(trace.rows_at_target[layer, head])
+    least, worst = reading.least_recall(trace, layer, head)
     title = (
         f"Layer {layer}, head {head}: {share:.1%} of {trace.length:,} rows keep at least {target:g} of their attention; "
-        f"the worst keeps {recall[worst]:.3f} (row {worst:,})"
+        f"the worst keeps {least:.3f} ({worst})"
     )
 
     def chart():
-        return figure.chart(recall, target, title, reading.footer(trace, layer, head))
+        return figure.chart(recall, target, title, reading.footer(trace, layer, head), known)
 
-    parts.heading(f"{title}.", "exact", lambda: export.menu(f"recall_layer{layer}_head{head}", chart, opened, "recall"))
+    kind = "exact" if known == trace.length else "reduced"
+    parts.heading(f"{title}.", kind, lambda: export.menu(f"recall_layer{layer}_head{head}", chart, opened, "recall"))
     st.plotly_chart(interactive.figure(chart()), key="recall_chart", alt=title)
     worst_rows, meaning = st.columns([1.6, 1], gap="medium")
     with worst_rows:
-        _worst(trace, recall, layer)
+        if known == trace.length:
+            _worst(trace, recall, layer)
+        else:
+            _worst_parts(trace, layer, head)
     with meaning:
         _meaning(trace)
 
@@ -54,6 +60,29 @@ def _worst(trace, recall, layer) -> None:
             "sampled": st.column_config.CheckboxColumn(width=70),
             "token": st.column_config.TextColumn(width=90),
         },
+    )
+
+
+def _worst_parts(trace, layer, head) -> None:
+    known = trace.recall_parts(layer, head)
+    edges = cell_edges(trace.length, known)
+    least = trace.recall(layer, head)[edges[:-1]]
+    order = np.argsort(least, kind="stable")[:WORST]
+    st.markdown("**The parts of the prompt whose worst row keeps the least**, with the text they begin with")
+    st.dataframe(
+        {
+            "rows": [reading.rows_of_part(trace, known, part).removeprefix("rows ") for part in order.tolist()],
+            "least recall": least[order],
+            "text": [reading.excerpt(trace, int(edges[part]), int(edges[part + 1]), 110) for part in order],
+        },
+        hide_index=True,
+        column_config={"least recall": st.column_config.NumberColumn(format="%.3f", width=90)},
+    )
+    quantiles = dict(zip(SHARES, trace.recall_quantiles(layer, head).tolist(), strict=True))
+    why = "The level *summary* keeps" if trace.level == "summary" else "Of a prompt this long, heads that are not pinned keep"
+    st.caption(
+        f"{why} the least recall of each of {known} parts; pin the head on Map to keep every row. Of all rows, half keep more "
+        f"than {quantiles[0.5]:.3f}, 5% keep no more than {quantiles[0.05]:.3f}, and 1% no more than {quantiles[0.01]:.3f}."
     )
 
 

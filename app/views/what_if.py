@@ -28,6 +28,11 @@ def page() -> None:
     if not opened.trace.recorded_layers or opened.trace.length < opened.trace.config.dense_below:
         what_if_results.nothing_sampled()
         return
+    if opened.trace.level == "summary":
+        st.caption(
+            "A summary holds no sampled attention: targets, selections and scopes are answered as far as they were when it was "
+            "recorded, other settings coarsely or not at all. Record at level explore to try any."
+        )
     _explore(opened)
     what_if_run.recorded_output(opened)
 
