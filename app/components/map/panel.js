@@ -8,10 +8,11 @@ class Panel {
     const side = place.appendChild(make("div", "side"));
     this.crumbs = side.appendChild(make("nav", "crumbs"));
     this.crumbs.setAttribute("aria-label", "Zoom levels");
-    makeSteps(map, side);
-    this.jump(side);
+    const moves = side.appendChild(make("div", "moves"));
+    makeSteps(map, moves);
+    this.jump(moves);
     this.note = side.appendChild(make("div", "note"));
-    this.switches = parent.appendChild(make("div", "switches"));
+    this.switches = side.appendChild(make("div", "switches"));
     this.legend = parent.appendChild(make("div", "legend"));
     this.lists = parent.appendChild(make("div", "lists"));
     const pooling = makePooling([map], this.switches), boxes = makeSwitches(map, this.switches);
