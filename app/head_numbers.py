@@ -74,7 +74,7 @@ NUMBERS = (
                lambda trace: trace.cra, hard="low", holds=lambda trace: trace.config.cra),
     HeadNumber("rows_at_target", "Rows at target", "The share of all rows whose recall reaches the target.",
                lambda trace: trace.rows_at_target, hard="low", holds=lambda trace: trace.config.rows_at_target),
-    HeadNumber("recall_reached", "Recall reached", "The recall that nearly all rows reach: the share of rows that the settings ask for.",
+    HeadNumber("recall_reached", "Recall reached", "The recall that nearly all rows reach: as many as the settings ask for.",
                lambda trace: trace.recall_reached, hard="low", holds=lambda trace: trace.config.cra),
     HeadNumber("columns", "Columns or slashes",
                "Of the attention in a head's kept columns and slashes, the share in columns: 0% is all slashes, 100% columns.",
