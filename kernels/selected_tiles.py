@@ -1,8 +1,14 @@
-"""Stage 2 on the GPU: from the sampled tile masses to columns, slashes and the block mask.
+"""Stage 2 on the GPU, in one launch: from the sampled tile masses to columns, slashes and the block mask.
 
-The programs of a head share its sampled rows. In every round each program sums what its rows would gain, all meet at one barrier,
-and all make the same choice from the same totals. Everything that decides is an int32 sum or a single IEEE operation, so the
-torch twin chooses the same, bit for bit; what the words and numbers mean stands there (`sampleattn/joint.py`, `pieces.py`).
+The programs of a group (a segment of a head of a batch row) share its sampled rows. In every round each program sums what its
+rows would gain, all add their sums up on a board, and all make the same choice from the same totals. Everything that decides is
+a sum of integers or a single IEEE operation, so the torch twin chooses the same, bit for bit; what the words and numbers mean
+stands there (`sampleattn/joint.py`, `pieces.py`).
+
+A round is all latency: masses are read from the L1 cache, which nothing here flushes (acquiring loads would); a word of the board
+tells by itself when it is complete, so that there is neither flag nor fence; no barrier stands in the loop over rows.
+
+Pieces are numbered columns first, then slashes from the last to the diagonal, so that both rise along a row of masses.
 """
 
 import functools
@@ -14,9 +20,12 @@ import triton.language as tl
 from .primitives import INTERPRETED, on_device, real_keys
 
 ROUNDS = 20
-CELLS = 4096  # rows x pieces that a program holds at a time
-EACH = 16  # of them to a thread
 LARGEST = 8192  # key blocks: a million tokens
+LEAST_ROWS = 16  # of a program
+ORDER_BITS = tl.constexpr(11)  # of `pieces.worth_per_tile`
+MASS_BITS = tl.constexpr(30)  # of the masses of a group
+ARRIVED = tl.constexpr(1 << 50)  # a word of the board is a sum and, in units of this, how many programs have added to it
+LACK = tl.constexpr(1 << 20)  # a word about rows is how many lack any mass and, in units of this, how much they lack
 
 
 def selected_tiles(masses, rows, grid, config, segments):
@@ -30,35 +39,25 @@ def selected_tiles(masses, rows, grid, config, segments):
     _check(masses, rows, grid, segments)
     (batch, heads, sampled, key_blocks), device = masses.shape, masses.device
     groups, count = batch * heads * segments, sampled // segments
-    pieces = max(32, triton.next_power_of_2(max(key_blocks, grid.slashes)))
-    held = min(max(CELLS // pieces, 1), triton.next_power_of_2(max(count, 1)))
-    warps = min(max(held * pieces // (32 * EACH), 4), 16)
-    splits = 1 if INTERPRETED else max(min(16 // warps * _processors(device) // groups, triton.cdiv(count, held)), 1)
-    board = 3 * (2 * pieces + 2) + 1 if splits > 1 else 0
-    work = torch.zeros(groups, board + 2 * count, dtype=torch.int32, device=device)
+    places = max(32, triton.next_power_of_2(max(key_blocks, grid.slashes)))
+    splits = 1 if INTERPRETED else max(min(_processors(device) // groups, triton.cdiv(count, LEAST_ROWS)), 1)
+    held = min(max(4096 // places, min(8, 8192 // places)), triton.next_power_of_2(triton.cdiv(count, splits)))
+    board = 2 * ROUNDS * (2 * places + 1) if splits > 1 else 0
+    work = (torch.zeros if board else torch.empty)(groups, board + 2 * places * splits, dtype=torch.int32, device=device)
     block_mask = torch.empty(batch, heads, grid.query_blocks, key_blocks, dtype=torch.bool, device=device)
-    open_pieces = torch.empty(groups, 2 * pieces, dtype=torch.int32, device=device)
     columns = torch.empty(batch, heads, segments, key_blocks, dtype=torch.bool, device=device)
     slashes = torch.empty(batch, heads, segments, grid.slashes, dtype=torch.bool, device=device)
     window = grid.window_blocks(config.window_ratio) if config.selection == "window" else 0
     with on_device(masses):
         _select[(groups, splits)](
-            masses.contiguous(), rows, grid.key_range, work, open_pieces, columns.view(torch.uint8),
-            slashes.view(torch.uint8), *rows.expand(batch, -1).stride(), heads, segments, count, grid.nq, grid.nk,
-            grid.query_blocks, key_blocks, grid.slashes, grid.shift, board, config.sink_blocks,
-            max(config.local_blocks, window) + grid.crossed, config.last_blocks,
-            config.cra, 1 - config.cra, float(config.sampling_margin), config.rows_at_target,
-            float(config.density or 0), config.alpha_columns or config.cra, config.alpha_slashes or config.cra,
-            1 << (29 - (count - 1).bit_length()),
+            masses.contiguous(), rows, grid.key_range, work, block_mask, columns, slashes,
+            rows.stride(0) if len(rows) > 1 else 0, rows.stride(1), heads, segments, count, grid.nq, grid.nk, board,
+            config.sink_blocks, max(config.local_blocks, window) + grid.crossed, config.last_blocks,
+            config.cra, 1 - config.cra, float(config.sampling_margin), config.rows_at_target, float(config.density or 0),
+            config.alpha_columns or config.cra, config.alpha_slashes or config.cra, 1 << (29 - (count - 1).bit_length()),
             KIND="budget" if config.density else config.selection, HAS_RANGE=grid.key_range is not None, BLOCK=grid.block,
-            PIECES=pieces, ROWS=held, SHARED=splits > 1, ROUNDS=ROUNDS, DIGIT=3 if pieces <= 1024 else 1,
-            num_warps=warps, maxnreg=128, enable_fp_fusion=False, launch_cooperative_grid=splits > 1,
-        )  # fmt: skip
-        width = min(pieces, 1024)
-        _tiles[(triton.cdiv(grid.query_blocks, 4096 // width), batch * heads)](
-            columns.view(torch.uint8), slashes.view(torch.uint8), grid.key_range, block_mask.view(torch.uint8), heads, segments,
-            grid.nq, grid.nk, grid.query_blocks, key_blocks, grid.slashes, grid.shift, config.last_blocks,
-            HAS_RANGE=grid.key_range is not None, BLOCK=grid.block, ROWS=4096 // width, WIDTH=width,
+            PLACES=places, ROWS=held, SHARED=splits > 1, ROUNDS=ROUNDS, DIGIT=4 if places <= 1024 else 1,
+            num_warps=8 if places <= 1024 else 16, enable_fp_fusion=False, launch_cooperative_grid=splits > 1,
         )  # fmt: skip
     return block_mask, columns, slashes
 
@@ -83,7 +82,7 @@ def _check(masses, rows, grid, segments):
 
 @functools.cache
 def _processors(device):
-    """How many multiprocessors there are. 16 warps of 128 registers to a thread surely run at once on each."""
+    """How many programs surely run at once: one on each multiprocessor."""
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
@@ -95,89 +94,70 @@ def _counted(masses, seen, one):
 
 @triton.jit
 def _worth(
-    masses_ptr, rows_ptr, sr_r, list_ptr, listed, next_ptr, open_ptr, target, one, key_blocks, shift,
-    KIND: tl.constexpr, BLOCK: tl.constexpr, PIECES: tl.constexpr, ROWS: tl.constexpr,
+    masses_ptr, rows_ptr, sr_r, open_ptr, count, target, one, key_blocks, shift,
+    KIND: tl.constexpr, BLOCK: tl.constexpr, PLACES: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """What each column and each slash [PIECES] would bring to the program's rows (a kept slash's is for the caller to drop), how
-    much these lack, and how many lack any. The first `listed` rows of the list are looked at; those that lack any are the next.
+    """What each piece [2 * PLACES] would bring to the program's rows (a kept slash's is for the caller to drop), and a word about
+    what these lack.
 
-    A tile of masses is [ROWS, PIECES / 32, 32]: a warp then holds whole rows, few shuffles add a row up, and a thread's
-    addresses in it differ by constants."""
-    splits = tl.num_programs(1)
-    HIGH: tl.constexpr = PIECES // 32
+    A tile of masses is [ROWS, PLACES / 32, 32]: a warp then holds whole rows, few shuffles add a row up, and a thread's
+    addresses in it differ by constants. Loads must be of single numbers for that, which the compiler chooses where it knows no
+    better alignment."""
+    split, splits = tl.program_id(1), tl.num_programs(1)
+    HIGH: tl.constexpr = PLACES // 32
     high, low = 32 * tl.arange(0, HIGH)[None, :, None], tl.arange(0, 32)[None, None, :]  # place: high + low
-    ALL: tl.constexpr = KIND == "independent" or KIND == "window"
+    GREEDY: tl.constexpr = KIND == "joint" or KIND == "budget"
     to_columns, to_slashes = tl.zeros([ROWS, HIGH, 32], tl.int32), tl.zeros([ROWS, HIGH, 32], tl.int32)
-    lacking, short = 0, 0
-    for start in range(0, listed, ROWS):
-        place = start + tl.arange(0, ROWS)
-        entry = tl.load(list_ptr + place * splits, mask=place < listed, other=0)
-        row = tl.load(rows_ptr + entry * sr_r, mask=place < listed, other=-1).to(tl.int32)
-        real, slash_0 = (row >= 0)[:, None, None], (row // BLOCK + shift)[:, None, None]
-        turned = slash_0 - (PIECES - 1)  # place of a slash + turned = its column, and the reverse
+    lacking = tl.zeros([ROWS], tl.int64)
+    for start in range(split, count, ROWS * splits):
+        entry = start + splits * tl.arange(0, ROWS)
+        row = tl.load(rows_ptr + entry * sr_r, mask=entry < count, other=-1).to(tl.int32)
+        slash_0 = tl.where(row >= 0, row // BLOCK + shift, -1)[:, None, None]
+        turned = slash_0 - (PLACES - 1)  # place of a slash + turned = its column, and the reverse
         masses = masses_ptr + (entry * key_blocks)[:, None, None] + low
-        seen = high < tl.where(real, tl.minimum(slash_0 + 1, key_blocks), 0) - low
+        seen = high < tl.minimum(slash_0 + 1, key_blocks) - low
         by_column = _counted(masses + high, seen, one)
-        if not ALL:
-            by_column &= tl.load(open_ptr + tl.broadcast_to(low, [ROWS, 1, 32]) + high, mask=seen, other=0)
-            by_column &= tl.load(open_ptr + PIECES + low - turned + high, mask=seen, other=0)
-        seen = (high >= -turned - low) & (high < tl.where(real, key_blocks - turned, 0) - low)
+        if GREEDY:
+            by_column &= tl.load(open_ptr + tl.broadcast_to(low, [ROWS, 1, 32]) + high)
+            by_column &= tl.load(open_ptr + PLACES + low - turned + high, mask=seen)
+        seen = (low + turned + high).to(tl.uint32, bitcast=True) < key_blocks.to(tl.uint32)
         by_slash = _counted(masses + turned + high, seen, one)
-        if not ALL:
-            by_slash &= tl.load(open_ptr + low + turned + high, mask=seen, other=0)
+        if GREEDY:
+            by_slash &= tl.load(open_ptr + low + turned + high, mask=seen)
         if KIND == "joint":
             need = tl.maximum(tl.sum(tl.sum(by_column, 1), 1) - one + target, 0)
             by_column = tl.minimum(by_column, need[:, None, None])
             by_slash = tl.minimum(by_slash, need[:, None, None])
-            lacks = (need > 0).to(tl.int32)
-            tl.store(next_ptr + (short + tl.cumsum(lacks, 0) - 1) * splits, entry, mask=need > 0)
-            lacking += tl.sum(need, 0)
-            short += tl.sum(lacks, 0)
+            lacking += need.to(tl.int64) * LACK + (need > 0)
         to_columns += by_column
         to_slashes += by_slash
-    return tl.reshape(tl.sum(to_columns, 0), [PIECES]), tl.reshape(tl.sum(to_slashes, 0), [PIECES]), lacking, short
+    worth = tl.permute(tl.sum(tl.join(to_columns, to_slashes), 0), (2, 0, 1))
+    return tl.reshape(worth, [2 * PLACES]), tl.sum(lacking, 0)
 
 
 @triton.jit
-def _hand_in(to_columns, to_slashes, lacking, short, board_ptr, round, PIECES: tl.constexpr):
-    """Add a program's sums to its group's. The board has three places for sums, all 0 at first: while one is added up, the next
-    is cleared, and the one before may still be read."""
-    p, two = tl.arange(0, PIECES), tl.arange(0, 2)
-    SIZE: tl.constexpr = 2 * PIECES + 2
-    here, after = board_ptr + round % 3 * SIZE, board_ptr + (round + 1) % 3 * SIZE
-    tl.atomic_add(here + p, to_columns, mask=to_columns > 0, sem="relaxed")
-    tl.atomic_add(here + PIECES + p, to_slashes, mask=to_slashes > 0, sem="relaxed")
-    tl.atomic_add(here + 2 * PIECES + two, tl.where(two == 0, lacking, short), sem="relaxed")
-    if tl.program_id(1) == 0:
-        tl.store(after + p, tl.zeros([PIECES], tl.int32))
-        tl.store(after + PIECES + p, tl.zeros([PIECES], tl.int32))
-        tl.store(after + 2 * PIECES + two, tl.zeros([2], tl.int32))
-    tl.debug_barrier()
-    tl.atomic_add(board_ptr + 3 * SIZE, 1, sem="release")
+def _add(word_ptr, value):
+    """Add the program's value to words of the board."""
+    tl.atomic_add(word_ptr, value.to(tl.int64) + ARRIVED, sem="relaxed")
 
 
 @triton.jit
-def _totals(board_ptr, round, PIECES: tl.constexpr):
-    """The sums over all programs of the group, which wait for each other here."""
-    p = tl.arange(0, PIECES)
-    SIZE: tl.constexpr = 2 * PIECES + 2
-    here = board_ptr + round % 3 * SIZE
-    while tl.atomic_add(board_ptr + 3 * SIZE, 0, sem="acquire") < (round + 1) * tl.num_programs(1):
-        pass
-    tl.debug_barrier()
-    to_columns = tl.load(here + p, cache_modifier=".cg")
-    to_slashes = tl.load(here + PIECES + p, cache_modifier=".cg")
-    lacking = tl.load(here + 2 * PIECES, cache_modifier=".cg")
-    short = tl.load(here + 2 * PIECES + 1, cache_modifier=".cg")
-    return to_columns, to_slashes, lacking, short
+def _total(word_ptr):
+    """What all programs of the group have added to words of the board; waits for them."""
+    full = tl.num_programs(1).to(tl.int64) * ARRIVED
+    word = tl.inline_asm_elementwise(
+        "{ .reg .pred early; WAIT: ld.relaxed.gpu.global.s64 $0, [$1]; setp.lt.s64 early, $0, $2; @early bra WAIT; }",
+        "=&l,l,l", [word_ptr.to(tl.int64), full], dtype=tl.int64, is_pure=False, pack=1,
+    )  # fmt: skip
+    return word - full
 
 
 @triton.jit
-def _between(until, low, high, PIECES: tl.constexpr):
-    """Differences of the running totals `until`: the sum over low..high, both included, 0 for an empty range."""
-    before = tl.where(low > 0, tl.gather(until, tl.minimum(tl.maximum(low - 1, 0), PIECES - 1), 0), 0)
-    upto = tl.where(high >= 0, tl.gather(until, tl.minimum(tl.maximum(high, 0), PIECES - 1), 0), 0)
-    return tl.maximum(upto - before, 0)
+def _between(counted, lower, upper):
+    """For each piece how many of the pieces lower + 1 .. upper are counted; both are at least -1."""
+    until = tl.cumsum(counted.to(tl.int32), 0)
+    before = tl.where(lower >= 0, tl.gather(until, tl.maximum(lower, 0), 0), 0)
+    return tl.maximum(tl.where(upper >= 0, tl.gather(until, tl.maximum(upper, 0), 0), 0) - before, 0)
 
 
 @triton.jit
@@ -187,177 +167,168 @@ def _worth_per_tile(worth, price):
 
 
 @triton.jit
-def _best_first(order, amount, more_order, more_amount, limit, most, BITS: tl.constexpr, DIGIT: tl.constexpr):
-    """Which of two lists' pieces are bought, highest order first (ties: the first list, then the second from its end), while
-    those before them amount to less than `limit`, and none that would make it more than `most`. No sort: the order at which the
-    limit is reached is searched, DIGIT of its BITS at a time."""
-    reached = 0
-    digits = tl.arange(0, 1 << DIGIT)
-    for step in tl.static_range(BITS // DIGIT):
-        trial = reached + (digits << (BITS - (step + 1) * DIGIT))
-        above = tl.where(order[None, :] >= trial[:, None], amount[None, :], 0)
-        above += tl.where(more_order[None, :] >= trial[:, None], more_amount[None, :], 0)
-        reached = tl.max(tl.where((tl.sum(above, 1) >= limit) | (digits == 0), trial, 0), 0)
-    above = tl.sum(tl.where(order > reached, amount, 0) + tl.where(more_order > reached, more_amount, 0), 0)
-    tied, more_tied = (order == reached) & (reached > 0), (more_order == reached) & (reached > 0)
-    ties = tl.where(tied, amount, 0)
-    until = above + tl.cumsum(ties, 0)
-    more_until = above + tl.sum(ties, 0) + tl.cumsum(tl.where(more_tied, more_amount, 0), 0, reverse=True)
-    bought = (order > reached) | (tied & (until - amount < limit) & (until <= most))
-    more_bought = (more_order > reached) | (more_tied & (more_until - more_amount < limit) & (more_until <= most))
-    return bought.to(tl.int32), more_bought.to(tl.int32)
+def _threshold(key, amount, limit, BITS: tl.constexpr, DIGIT: tl.constexpr):
+    """The highest key, at least 1, such that the pieces from it on amount to `limit`, or 1. No sort: it is searched DIGIT of its
+    BITS at a time, in such a shape that a warp adds up whole trials."""
+    STEPS: tl.constexpr = (BITS + DIGIT - 1) // DIGIT
+    EACH: tl.constexpr = min(16, key.shape[0] // 32)
+    key = tl.reshape(key, [EACH, 1, key.shape[0] // EACH])
+    amount = tl.reshape(amount, [EACH, 1, amount.shape[0] // EACH])
+    digits = tl.arange(0, 1 << DIGIT).to(key.dtype)
+    reached = limit.to(key.dtype) * 0
+    for step in tl.static_range(STEPS):
+        trial = reached + (digits << DIGIT * (STEPS - 1 - step))
+        above = tl.sum(tl.sum(tl.where(key >= trial[None, :, None], amount, 0), 0), 1)
+        reached = tl.max(tl.where(above >= limit, trial, reached), 0)
+    return tl.maximum(reached, 1)
 
 
 @triton.jit
-def _share(total, share):
-    """The least whole number that is `share` of the total or more."""
-    return tl.ceil(total.to(tl.float32) * share).to(tl.int32)
+def _smallest_prefix(key, worth, which, share, BITS: tl.constexpr, DIGIT: tl.constexpr):
+    """Of some pieces those with the highest keys, as few as are worth `share` of them all."""
+    key, worth = tl.where(which, key, 0), tl.where(which, worth, 0)
+    limit = tl.ceil(tl.sum(worth, 0).to(tl.float32) * share).to(tl.int32)
+    return key >= _threshold(key, worth, limit, BITS, DIGIT)
 
 
-@triton.jit(
-    do_not_specialize=[
-        "sr_b", "heads", "segments", "count", "Nq", "Nk", "query_blocks", "key_blocks", "slash_count", "shift", "board", "sink",
-        "local", "last_blocks", "one",
-    ],
-    do_not_specialize_on_alignment=["open_ptr"],  # or its loads of 16 bytes would be everyone's layout
-)  # fmt: skip
+@triton.jit
+def _write_tiles(
+    open_ptr, mask_ptr, begin, end, first, last, last_open, lowest, highest, key_blocks, shift,
+    PLACES: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    """The program's share of the group's query blocks begin .. end: of the real ones, first .. last, the causal tiles in a kept
+    column or slash, and all causal tiles after last_open."""
+    split, splits = tl.program_id(1), tl.num_programs(1)
+    for start in range(begin + split * ROWS, end + 1, splits * ROWS):
+        i = start + tl.arange(0, ROWS)[:, None]
+        for left in range(0, key_blocks, WIDTH):
+            j = left + tl.arange(0, WIDTH)[None, :]
+            slash = i + shift - j
+            causal = (i >= first) & (i <= last) & (slash >= 0) & (j >= lowest) & (j <= highest)
+            column = tl.load(open_ptr + j, mask=causal, other=0)
+            is_open = column & tl.load(open_ptr + 2 * PLACES - 1 - slash, mask=causal, other=0)
+            kept = causal & ((is_open == 0) | (i > last_open))
+            tl.store(mask_ptr + i * key_blocks + j, kept, mask=(i <= end) & (j < key_blocks))
+
+
+@triton.jit(do_not_specialize=["sr_b", "heads", "segments", "count", "Nq", "Nk", "board", "sink", "local", "last_blocks", "one"])
 def _select(
-    masses_ptr, rows_ptr, range_ptr, work_ptr, open_ptr, columns_ptr, slashes_ptr, sr_b, sr_r, heads, segments, count,
-    Nq, Nk, query_blocks, key_blocks, slash_count, shift, board, sink, local, last_blocks,
+    masses_ptr, rows_ptr, range_ptr, work_ptr, mask_ptr, columns_ptr, slashes_ptr, sr_b, sr_r, heads, segments, count,
+    Nq, Nk, board, sink, local, last_blocks,
     cra, rest, margin, rows_at_target, density, alpha_columns, alpha_slashes, one,
-    KIND: tl.constexpr, HAS_RANGE: tl.constexpr, BLOCK: tl.constexpr, PIECES: tl.constexpr, ROWS: tl.constexpr,
+    KIND: tl.constexpr, HAS_RANGE: tl.constexpr, BLOCK: tl.constexpr, PLACES: tl.constexpr, ROWS: tl.constexpr,
     SHARED: tl.constexpr, ROUNDS: tl.constexpr, DIGIT: tl.constexpr,
 ):  # fmt: skip
-    """One program of a group (a segment of a head of a batch row). Slashes stand in falling order, PIECES - 1 first, so that both
-    the columns' and the slashes' places rise along a row of masses."""
-    group, split = tl.program_id(0), tl.program_id(1)
+    """One program of a group. The group's part of `work` is its board, for each round a word a piece and one about rows, and then
+    each program's note of which pieces are open."""
+    group, split, splits = tl.program_id(0), tl.program_id(1), tl.num_programs(1)
     segment, head = group % segments, group // segments
     lo, hi = real_keys(range_ptr, head // heads, Nk, HAS_RANGE)
-    p = tl.arange(0, PIECES)
-    s = PIECES - 1 - p
+    offset = Nk - Nq
+    query_blocks, key_blocks, shift = tl.cdiv(Nq, BLOCK), tl.cdiv(Nk, BLOCK), tl.cdiv(offset, BLOCK)
+    slash_count = query_blocks + shift
     rows_ptr += (head // heads).to(tl.int64) * sr_b + segment * count * sr_r
     masses_ptr += group.to(tl.int64) * count * key_blocks
-    columns_ptr += group.to(tl.int64) * key_blocks
-    slashes_ptr += group.to(tl.int64) * slash_count
-    work_ptr += group.to(tl.int64) * (board + 2 * count)
-    open_ptr += group.to(tl.int64) * 2 * PIECES
+    work_ptr += group.to(tl.int64) * (board + 2 * PLACES * splits)
+    board_ptr = work_ptr.to(tl.pointer_type(tl.int64), bitcast=True)
+    open_ptr = work_ptr + board + 2 * PLACES * split  # -1 is open, 0 is kept
 
     # The real key blocks, this segment's query blocks, the real ones of them, and those that are not always kept.
     lowest, highest = lo // BLOCK, tl.where(hi > lo, (hi - 1) // BLOCK, -1)
     begin, end = tl.cdiv(segment * query_blocks, segments), tl.cdiv((segment + 1) * query_blocks, segments) - 1
-    final = tl.maximum(hi - 1 - (Nk - Nq), 0) // BLOCK
-    first, last = tl.maximum(begin, tl.maximum(lo - (Nk - Nq), 0) // BLOCK), tl.minimum(end, final)
+    final = tl.maximum(hi - 1 - offset, 0) // BLOCK
+    first, last = tl.maximum(begin, tl.maximum(lo - offset, 0) // BLOCK), tl.minimum(end, final)
     last_open = tl.minimum(last, final - last_blocks)
 
-    columns = ((p >= lowest) & (p < lowest + sink) & (p < key_blocks)).to(tl.int32)
-    slashes = ((s < local) & (s < slash_count)).to(tl.int32)
-    splits = tl.num_programs(1)
-    list_ptr, listed = work_ptr + board + split, tl.cdiv(count - split, splits)
-    real_rows = 0
-    for start in range(0, count, 1024):
-        entries = start + tl.arange(0, 1024)
-        row = tl.load(rows_ptr + entries * sr_r, mask=entries < count, other=-1)
-        real_rows += tl.sum((row >= 0).to(tl.int32), 0)
-        tl.store(work_ptr + board + entries, entries, mask=(entries < count) & (entries % splits == split))
+    piece = tl.arange(0, 2 * PLACES)
+    is_column = piece < PLACES
+    at = tl.where(is_column, piece, 2 * PLACES - 1 - piece)  # the column's or the slash's number
+    exists = at < tl.where(is_column, key_blocks, slash_count)
+    kept = exists & tl.where(is_column, (at >= lowest) & (at < lowest + sink), at < local)
+    rank = tl.where(is_column, 2 * PLACES - 1 - piece, piece - PLACES)  # of equal pieces the one of higher rank is first
+    RANK_BITS: tl.constexpr = tl.constexpr((2 * PLACES).bit_length() - 1)
     if KIND == "joint" or KIND == "budget":
-        real = (p >= lowest) & (p <= highest)
-        low = tl.maximum(first + shift - p, 0)  # the slashes of a column's tiles
-        high = tl.where(real, last_open + shift - p, -1)
-        lengths = tl.maximum(high + 1 - low, 0)
-        from_column, to_column = tl.maximum(first + shift - s, lowest), tl.minimum(last_open + shift - s, highest)
+        real_rows = 0
+        for start in range(0, count, 1024):
+            entry = start + tl.arange(0, 1024)
+            real_rows += tl.sum((tl.load(rows_ptr + entry * sr_r, mask=entry < count, other=-1) >= 0).to(tl.int32), 0)
+        # A column's tiles lie in the slashes low .. high, a slash's in the columns low .. high: pieces lower + 1 .. upper.
+        real = (at >= lowest) & (at <= highest)
+        low = tl.maximum(first + shift - at, tl.where(is_column, 0, lowest))
+        high = last_open + shift - at
+        high = tl.maximum(tl.where(is_column, tl.where(real, high, -1), tl.minimum(high, highest)), -1)
+        lower, upper = tl.where(is_column, 2 * PLACES - 2 - high, low - 1), tl.where(is_column, 2 * PLACES - 1 - low, high)
         if KIND == "budget":
-            all_tiles = tl.sum(tl.maximum(tl.where(real, last + shift - p, -1) + 1 - low, 0), 0)
+            lengths = tl.where(is_column, tl.maximum(high + 1 - low, 0), 0)
+            all_tiles = tl.sum(tl.where(is_column & real, tl.maximum(last + shift - at + 1 - low, 0), 0), 0)
             budget = (all_tiles.to(tl.float32) * density).to(tl.int32) - (all_tiles - tl.sum(lengths, 0))
-            target, enough = one, 0.0
+            target = one
         else:
             off = tl.minimum(tl.div_rn(margin, tl.sqrt_rn(tl.maximum(real_rows, 1).to(tl.float32))), 1.0)
             target = tl.minimum(((cra + rest * off) * one + 0.5).to(tl.int32), one)
             enough = real_rows.to(tl.float32) * rows_at_target
-        round, going, at = 0, True, 0
+        round, going = 0, True
         while going:
-            tl.store(open_ptr + p, columns - 1)  # -1 is open, 0 kept; every program of the group writes the same
-            tl.store(open_ptr + PIECES + p, slashes - 1)
+            tl.store(open_ptr + piece, kept.to(tl.int32) - 1)
             tl.debug_barrier()
-            to_columns, to_slashes, lacking, short = _worth(
-                masses_ptr, rows_ptr, sr_r, list_ptr + at, listed, list_ptr + count - at, open_ptr, target,
-                one, key_blocks, shift, KIND, BLOCK, PIECES, ROWS,
-            )  # fmt: skip
-            if KIND == "joint":
-                listed, at = short, count - at
-            to_slashes = tl.where(slashes == 0, to_slashes, 0)
+            worth, lacking = _worth(
+                masses_ptr, rows_ptr, sr_r, open_ptr, count, target, one, key_blocks, shift, KIND, BLOCK, PLACES, ROWS
+            )
             if SHARED:
-                _hand_in(to_columns, to_slashes, lacking, short, work_ptr, round, PIECES)
-            clear = tl.cumsum(((s < slash_count) & (slashes == 0)).to(tl.int32), 0)
-            column_price = _between(clear, PIECES - 1 - high, PIECES - 1 - low, PIECES)
-            clear = tl.cumsum(((p < key_blocks) & (columns == 0)).to(tl.int32), 0)
-            slash_price = _between(clear, from_column, to_column, PIECES)
+                _add(board_ptr + piece, worth)
+                if KIND == "joint":
+                    _add(board_ptr + 2 * PLACES, lacking)
+            price = _between(exists & (kept == 0), lower, upper)
             if KIND == "budget":
-                left = budget - tl.sum(columns * lengths + slashes * slash_price, 0)
+                left = budget - tl.sum(tl.where(kept, tl.where(is_column, lengths, price), 0), 0)
             if SHARED:
-                to_columns, to_slashes, lacking, short = _totals(work_ptr, round, PIECES)
+                if KIND == "joint":
+                    lacking = _total(board_ptr + 2 * PLACES)
+                worth = _total(board_ptr + piece).to(tl.int32)
+                board_ptr += 2 * PLACES + 1
             if KIND == "joint":
-                limit = tl.where((real_rows - short).to(tl.float32) < enough, (lacking + 1) // 2, 0)
+                satisfied = (real_rows - (lacking % LACK).to(tl.int32)).to(tl.float32)
+                limit = tl.where(satisfied < enough, ((lacking // LACK).to(tl.int32) + 1) // 2, 0)
             else:
                 limit = tl.maximum(left + 1, 0) // 2
             round += 1
-            going = False
-            if limit > 0:
-                column_order = _worth_per_tile(to_columns, column_price)
-                slash_order = _worth_per_tile(to_slashes, slash_price)
+            going = limit > 0
+            if going:
+                worth = tl.where(kept, 0, worth)
+                order = _worth_per_tile(worth, price)
                 if KIND == "joint":
-                    more_columns, more_slashes = _best_first(
-                        column_order, to_columns, slash_order, to_slashes, limit, 2**31 - 1, 12, DIGIT
-                    )  # fmt: skip
+                    amount = worth
                 else:
-                    column_order = tl.where(column_price <= left, column_order, 0)
-                    slash_order = tl.where(slash_price <= left, slash_order, 0)
-                    more_columns, more_slashes = _best_first(
-                        column_order, column_price, slash_order, slash_price, limit, left, 12, DIGIT
-                    )  # fmt: skip
-                columns |= more_columns
-                slashes |= more_slashes
-                going = (tl.max(more_columns | more_slashes, 0) > 0) & (round < ROUNDS)
+                    order = tl.where(price <= left, order, 0)
+                    amount = tl.where(order > 0, price, 0)
+                key = tl.where(order > 0, (order << RANK_BITS) | rank, 0)
+                threshold = _threshold(key, amount, limit, ORDER_BITS + RANK_BITS, DIGIT)
+                bought = key >= threshold
+                if KIND == "budget":  # the last one may be too much
+                    bought &= (key > threshold) | (tl.sum(tl.where(bought, amount, 0), 0) <= left)
+                    going = tl.max(bought.to(tl.int32), 0) > 0
+                kept |= bought
+                going &= round < ROUNDS
     else:
-        tl.debug_barrier()
-        to_columns, to_slashes, lacking, short = _worth(
-            masses_ptr, rows_ptr, sr_r, list_ptr, listed, list_ptr, open_ptr, one, one, key_blocks, shift,
-            KIND, BLOCK, PIECES, ROWS,
-        )  # fmt: skip
+        worth, lacking = _worth(
+            masses_ptr, rows_ptr, sr_r, open_ptr, count, one, one, key_blocks, shift, KIND, BLOCK, PLACES, ROWS
+        )
         if SHARED:
-            _hand_in(to_columns, to_slashes, lacking, short, work_ptr, 0, PIECES)
-            to_columns, to_slashes, lacking, short = _totals(work_ptr, 0, PIECES)
-        none = tl.zeros([PIECES], tl.int32)
-        limit = _share(tl.sum(to_columns, 0), alpha_columns)
-        columns |= _best_first(to_columns, to_columns, none, none, limit, 2**31 - 1, 30, DIGIT)[0]
+            _add(board_ptr + piece, worth)
+            worth = _total(board_ptr + piece).to(tl.int32)
+        key = tl.where(worth > 0, (worth.to(tl.int64) << RANK_BITS) | rank, 0)
+        kept |= _smallest_prefix(key, worth, is_column, alpha_columns, MASS_BITS + RANK_BITS, DIGIT)
         if KIND == "independent":
-            limit = _share(tl.sum(to_slashes, 0), alpha_slashes)
-            slashes |= _best_first(none, none, to_slashes, to_slashes, limit, 2**31 - 1, 30, DIGIT)[1]
+            kept |= _smallest_prefix(key, worth, is_column == 0, alpha_slashes, MASS_BITS + RANK_BITS, DIGIT)
+
     if split == 0:
-        tl.store(columns_ptr + p, columns.to(tl.uint8), mask=p < key_blocks)
-        tl.store(slashes_ptr + s, slashes.to(tl.uint8), mask=s < slash_count)
-
-
-@triton.jit(do_not_specialize=["heads", "segments", "Nq", "Nk", "query_blocks", "slash_count", "shift", "last_blocks"])
-def _tiles(
-    columns_ptr, slashes_ptr, range_ptr, mask_ptr, heads, segments, Nq, Nk, query_blocks, key_blocks, slash_count, shift,
-    last_blocks,
-    HAS_RANGE: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
-):  # fmt: skip
-    """The causal tiles of ROWS query blocks of one head in a kept column or slash, or in the last real query blocks."""
-    i, head = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.program_id(1)
-    lo, hi = real_keys(range_ptr, head // heads, Nk, HAS_RANGE)
-    first, last = tl.maximum(lo - (Nk - Nq), 0) // BLOCK, tl.maximum(hi - 1 - (Nk - Nq), 0) // BLOCK
-    real = (i >= first) & (i <= last) & (hi > lo) & (hi > Nk - Nq)
-    group = head.to(tl.int64) * segments + i * segments // query_blocks
-    columns_ptr += (group * key_blocks)[:, None]
-    slashes_ptr += (group * slash_count)[:, None]
-    mask_ptr += (head.to(tl.int64) * query_blocks + i)[:, None] * key_blocks
-    for start in range(0, key_blocks, WIDTH):
-        j = start + tl.arange(0, WIDTH)
-        slash = (i + shift)[:, None] - j[None, :]
-        inside = (i < query_blocks)[:, None] & (j < key_blocks)[None, :]
-        causal = inside & real[:, None] & (slash >= 0) & ((j >= lo // BLOCK) & (j * BLOCK < hi))[None, :]
-        column = tl.load(columns_ptr + j[None, :], mask=causal, other=0)
-        kept = (column | tl.load(slashes_ptr + slash, mask=causal, other=0)) != 0
-        kept = causal & (kept | (i > last - last_blocks)[:, None])
-        tl.store(mask_ptr + j[None, :], kept.to(tl.uint8), mask=inside)
+        tl.store(columns_ptr + group.to(tl.int64) * key_blocks + at, kept, mask=exists & is_column)
+        tl.store(slashes_ptr + group.to(tl.int64) * slash_count + at, kept, mask=exists & (is_column == 0))
+    tl.store(open_ptr + piece, kept.to(tl.int32) - 1)
+    tl.debug_barrier()
+    WIDTH: tl.constexpr = min(PLACES, 1024)
+    _write_tiles(
+        open_ptr, mask_ptr + head.to(tl.int64) * query_blocks * key_blocks, begin, end, first,
+        tl.where(hi > tl.maximum(lo, offset), last, -1), final - last_blocks, lowest, highest, key_blocks, shift,
+        PLACES, ROWS * PLACES // WIDTH, WIDTH,
+    )  # fmt: skip
