@@ -9,20 +9,25 @@ import pytest
 import torch
 from streamlit.testing.v1 import AppTest
 from synthetic_trace import write_synthetic_trace
+from test_recorder import CONFIG, TEXT, TOKENS, model, tokenizer  # noqa: F401
 
 from app import estimating, jobs, snippets
 from app.figures import interactive, static, what_if
 from sampleattn import cli
 from sampleattn.analysis import analyse
+from sampleattn.attention import sample_attention
 from sampleattn.block_mask import Grid
 from sampleattn.config import SampleAttentionConfig
-from sampleattn.estimate import choose_again, estimate, estimates, reached_by, recorded_recall
+from sampleattn.estimate import choose_again, estimate, estimates, table
+from sampleattn.estimate_table import KINDS, TARGETS, EstimateTable, always_kept, of_table
 from sampleattn.filtering import select
+from sampleattn.recorder import record
 from sampleattn.sampling import sampled_rows
-from sampleattn.trace import Trace
+from sampleattn.trace import Trace, TraceError, TraceWriter
+from sampleattn.trace_levels import spread
 
 CPU = torch.device("cpu")
-KINDS = [dict(selection="joint"), dict(selection="joint", density=0.5), dict(selection="independent"), dict(selection="window")]
+METHODS = [dict(selection="joint"), dict(selection="joint", density=0.5), dict(selection="independent"), dict(selection="window")]
 
 
 def masses_of(grid, rows, heads=3, seed=0):
@@ -34,7 +39,7 @@ def masses_of(grid, rows, heads=3, seed=0):
 
 @pytest.mark.parametrize("tokens, sampling", [(1000, "spread"), (4097, "spread"), (4200, "tail"), (130, "tail")])
 @pytest.mark.parametrize("scope", ["head", "segment"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", METHODS)
 def test_the_choice_from_stored_masses_is_the_methods_own(kind, scope, tokens, sampling):
     config = SampleAttentionConfig(scope=scope, sampling=sampling, sample_ratio=0.1, **kind)
     grid = Grid(tokens, tokens, 128, CPU)
@@ -67,10 +72,10 @@ def test_at_the_recorded_settings_the_estimate_is_what_was_recorded(layer, setti
     q, k, v = layer
     config = SampleAttentionConfig(**settings)
     arrays, *_ = analyse(q, k, v, v, config, 32**-0.5)
-    recorded = np.unpackbits(arrays["block_mask"], axis=-1, count=24, bitorder="little").astype(bool)
-    assert len(arrays["rows"]) == stored and 0.1 < arrays["density"].mean() < 0.95
-    rows = torch.from_numpy(arrays["rows"].astype(np.int64))
-    again = choose_again(torch.from_numpy(arrays["tile_masses"]).float(), rows, 3000, config)
+    recorded, kept = arrays["block_mask"], spread(len(arrays["rows"]), stored)
+    assert 0.1 < arrays["density"].mean() < 0.95
+    rows = torch.from_numpy(arrays["rows"][kept].astype(np.int64))
+    again = choose_again(torch.from_numpy(arrays["tile_masses"][:, kept]).float(), rows, 3000, config)
     found = estimate(again, config)
     assert (again.block_mask[0].numpy() != recorded).sum() <= (0.01 if stored < 512 else 0.05) * recorded.sum()
     assert np.abs(found.density - arrays["density"]).max() < 0.02
@@ -94,15 +99,59 @@ def test_the_numbers_of_an_estimate_are_those_of_its_rows():
         assert found.density[head] == pytest.approx(mask.sum() / (16 * 17 / 2))
 
 
-def test_reached_by_counts_rows():
-    recall = np.array([0.1, 0.9, 0.5, 0.7])
-    assert [reached_by(recall, share) for share in (1, 0.75, 0.5, 0.25, 0.01)] == [0.1, 0.5, 0.7, 0.9, 0.9]
-
-
 def test_segments_without_a_stored_row_are_told():
     rows = torch.tensor([100, 200, 300])
     with pytest.raises(ValueError, match="choose per head"):
         choose_again(torch.ones(1, 3, 16), rows, 2048, SampleAttentionConfig(scope="segment", segments=8))
+
+
+# The answers that are recorded
+
+
+def test_the_table_holds_what_the_method_computes_at_each_setting(layer):
+    """The very same numbers: both choose from the same masses, before these are rounded."""
+    q, k, v = layer
+    config = SampleAttentionConfig(sample_ratio=0.05, alpha_columns=0.5)
+    *_, answers = analyse(q, k, v, v, config, 32**-0.5)
+    found = EstimateTable(*(answers[name][None] for name in ("density", "recall", "at_target", "worst")), 150, config)
+    assert answers["rows"] == (sampled_rows(Grid(3000, 3000, 128, CPU), config) >= 0).sum()
+    for kind, target in [(kind, target) for kind in KINDS for target in (0.5, 0.83, 0.99, 1.0)]:
+        wanted = of_table(config, *kind, target)
+        _, selection = sample_attention(q, k, v, wanted, 32**-0.5, return_selection=True)
+        expected, answer = estimate(selection, wanted), found.answers(wanted)
+        for name in ("density", "recall", "at_target", "worst"):
+            assert np.array_equal(answer[name][0], getattr(expected, name)), (kind, target, name)
+    assert found.answers(config) is None and found.answers(config.replace(alpha_columns=None, cra=0.905)) is None
+
+
+def test_a_coarse_answer_lies_between_targets_and_counts_what_is_always_kept(layer):
+    q, k, v = layer
+    config = SampleAttentionConfig(sample_ratio=0.1)
+    *_, answers = analyse(q, k, v, v, config, 32**-0.5)
+    found = EstimateTable(*(answers[name] for name in ("density", "recall", "at_target", "worst")), 300, config)
+    low, between, high = (found.coarse(config.replace(cra=target), 3000)["density"] for target in (0.8, 0.805, 0.81))
+    assert between == pytest.approx((low + high) / 2, abs=1e-6)
+    grid = Grid(3000, 3000, 128, CPU)
+    for sinks, local in ((0, 1), (1, 2), (3, 5), (40, 2)):
+        other = config.replace(sink_blocks=sinks, local_blocks=local)
+        kept = grid.tiles(grid.sink_columns(other), grid.local_slashes(local)) | grid.last_rows(other)
+        assert always_kept(3000, other) == pytest.approx(float(grid.density(kept)), abs=1e-6)
+        rough = found.coarse(other, 3000)["density"]
+        _, selection = sample_attention(q, k, v, other, 32**-0.5, return_selection=True)
+        assert np.abs(rough - selection.density[0].numpy()).max() < 0.12
+        assert (rough >= always_kept(3000, other) - 1e-6).all() and (rough <= 1).all()
+
+
+def test_a_recording_at_other_settings_computes_what_was_estimated(model, tokenizer):  # noqa: F811
+    first = record(model, tokenizer, TEXT, CONFIG, max_tokens=TOKENS, continuation=1)
+    assert first.estimate_table.rows == 100
+    for other in (CONFIG.replace(cra=0.7), CONFIG.replace(cra=0.9, selection="independent", scope="segment")):
+        exact, answers = (
+            record(model, tokenizer, TEXT, other, max_tokens=TOKENS, continuation=1),
+            first.estimate_table.answers(other),
+        )
+        assert np.array_equal(answers["density"], exact.density.astype(np.float32))
+        assert answers["worst"] == pytest.approx(exact.sampled_cra, abs=1e-5)
 
 
 # A trace and its estimates
@@ -120,6 +169,55 @@ def trace(folder):
     return Trace.load(folder)
 
 
+@pytest.fixture(scope="module")
+def answered(trace, tmp_path_factory):
+    """The trace with recorded answers, which are those that its stored masses give."""
+    place = trace.save(tmp_path_factory.mktemp("answered") / "trace")
+    writer = TraceWriter.reopen(place)
+    for layer in range(trace.layers):
+        masses = torch.from_numpy(np.stack([trace.tile_masses(layer, head) for head in range(trace.heads)]))
+        chosen = choose_again(masses, torch.from_numpy(trace.rows(layer).astype(np.int64)), trace.length, trace.config)
+        writer.write_estimates(layer, table(chosen, trace.config))
+    writer.update()
+    return place
+
+
+def test_recorded_answers_need_no_work(answered, trace):
+    known = estimating.Estimates(Trace.load(answered))
+    assert known.all_done(trace.config) and known.complete(trace.config.replace(cra=0.61, selection="window"))
+    other = trace.config.replace(cra=0.7, scope="segment")
+    assert known.board(other).rows == len(trace.rows(0)) and not known.board(other).coarse
+    worked = done(estimating.Estimates(trace), other)
+    assert known.board(other).density == pytest.approx(worked.density, abs=0.02)
+    targets, steps = known.steps(other)
+    assert targets == list(TARGETS) and np.array_equal(steps[targets.index(0.7)], known.board(other).density)
+    assert len(known.curve(other)) > len(estimating.Estimates(trace).curve(other))
+
+
+def test_a_coarse_board_is_refined_head_by_head(answered, trace):
+    known, other = estimating.Estimates(Trace.load(answered)), trace.config.replace(sink_blocks=4)
+    board = known.board(other)
+    assert board.coarse and np.isfinite(board.density).all() and not known.complete(other) and not known.all_done(other)
+    assert np.isfinite(known.steps(other)[1]).all()
+    refined = done(known, other)
+    assert refined is board and board.refined.all() and known.all_done(other)
+    expected = np.concatenate([part.density for _, part in estimates(trace, 1, other)])
+    assert np.array_equal(board.density[1].astype(np.float32), expected)
+
+
+def test_estimates_that_are_no_shares_are_refused(answered, tmp_path):
+    place = Trace.load(answered).save(tmp_path / "bad")
+    writer = TraceWriter.reopen(place)
+    shape = (4, len(KINDS), len(TARGETS))
+    wrong = dict.fromkeys(("density", "recall", "at_target", "worst"), np.full(shape, np.nan, np.float32))
+    writer.write_estimates(1, wrong | {"rows": np.array([9], np.int32)})
+    writer.update()
+    with pytest.raises(TraceError, match="Layer 1 holds estimates that are no shares"):
+        _ = Trace.load(place).estimate_table
+    with pytest.raises(TraceError, match="shape"):
+        writer.write_estimates(1, {name: array[:, :1] for name, array in wrong.items()} | {"rows": np.array([9], np.int32)})
+
+
 def done(known, config):
     job = jobs.Job(known.work(config))
     assert job.wait(60) and job.state == "done", job.error
@@ -133,8 +231,7 @@ def test_a_lower_target_takes_fewer_tiles_and_keeps_less(trace):
     assert known.all_done(low) and known.complete(trace.config)
     assert found.density.shape == (3, 4) and (found.density <= known.board(trace.config).density + 1e-6).all()
     assert found.density.mean() < known.board(trace.config).density.mean()
-    assert (known.sampled_rows == len(trace.rows(0))).all()
-    assert known.recorded_recall[1] == pytest.approx(recorded_recall(trace, 1))
+    assert found.rows == len(trace.rows(0)) and not found.coarse
     again = np.concatenate([part.density for _, part in estimates(trace, 2, low)])
     assert np.array_equal(again, found.density[2].astype(np.float32))
 
@@ -144,7 +241,7 @@ def test_a_cancelled_job_leaves_what_is_done(trace):
     job = jobs.Job(known.work(trace.config))
     job.cancel.set()
     assert job.wait(60) and job.state == "cancelled" and not known.all_done(trace.config)
-    assert done(known, trace.config).ready == {0, 1, 2}
+    assert done(known, trace.config).refined.all()
 
 
 def test_shares_fixed_for_other_settings_fall_away():
@@ -153,7 +250,8 @@ def test_shares_fixed_for_other_settings_fall_away():
     assert estimating.changed(recorded, cra=0.9, selection="independent").alpha_columns is None
     fixed = SampleAttentionConfig(density=0.1)
     assert estimating.changed(fixed, cra=0.95, selection="window").density is None
-    assert [config.cra for config in estimating.curve(SampleAttentionConfig(cra=0.7))] == [0.7, 0.8, 0.9, 0.95, 0.99]
+    targets = [config.cra for config in estimating.curve(SampleAttentionConfig(cra=0.7), (0.9, 0.7, 0.95))]
+    assert targets == [0.7, 0.9, 0.95]
 
 
 # Taking settings along
@@ -227,7 +325,8 @@ def test_other_settings_are_estimates_and_say_so(monkeypatch, folder, trace):
     expected = done(estimating.Estimates(trace), trace.config.replace(cra=0.7, scope="segment"))
     assert f"Target 0.7, joint, per segment: about {expected.density.mean():.1%} of the tiles" in words(app)
     assert "estimated" in words(app)
-    app.slider(key="if_cra").set_value(0.8).run()
+    app.session_state["if_cra"] = 0.8
+    app.run()
     assert "Target 0.8, joint, per segment: about" in words(settled(app))
     codes = [element.value for element in app.code]
     assert "cra=0.8" in codes[0] and "--scope segment" in codes[1] and json.loads(codes[2])["cra"] == 0.8
