@@ -12,7 +12,6 @@ import numpy as np
 from app import reading
 from app.figures import head_map, palette
 from app.packing import pack
-from sampleattn.trace_format import OVERVIEW
 from sampleattn.windows import REDUCTIONS
 
 TILE = 128
@@ -124,7 +123,7 @@ def coarsest_level(trace, pool: str = "max") -> int:
 
     The overview holds the greatest weights only: means and sums need tiles up to the whole map.
     """
-    enough = int(np.ceil(np.log2(trace.length / min(OVERVIEW, trace.length))))
+    enough = int(np.ceil(np.log2(trace.length / trace.overview_cells)))
     fast = trace.accelerator is not None and trace.accelerator.ready
     return max(0, min(COARSEST_FAST if fast else COARSEST, enough - 1 if pool == "max" else enough + 1))
 

@@ -209,6 +209,11 @@ class Trace:
                 counts[layer, head] = getattr(self._layer(layer), name)(head).any(axis=0).sum()
         return counts
 
+    @property
+    def overview_cells(self) -> int:
+        """The cells along a side of `overview`."""
+        return self._sizes["side"]
+
     def overview(self, layer: int, head: int) -> np.ndarray:
         """The largest weight of each cell of the whole map. float32 [h, h], h = min(512, N)
 

@@ -73,6 +73,7 @@ def test_a_summarys_pictures_are_small_and_say_so(explore, summary):
         np.testing.assert_allclose(np.sqrt(small), np.sqrt(expected), atol=0.5 / 255 + 1e-6)
         least = [explore.recall(*place)[a:b].min() for a, b in zip(edges, edges[1:], strict=False)]
         assert np.array_equal(summary.recall(*place), np.repeat(least, np.diff(edges)).astype(np.float32))
+    assert summary.overview_cells == 64 and explore.overview_cells == 512
     assert summary.recall_parts(0, 0) == 64 and explore.recall_parts(0, 0) == TOKENS
     kinds = {name: entry["kind"] for name, entry in summary.meta["provenance"].items()}
     assert kinds["overview"] == kinds["recall"] == "reduced" and kinds["cra"] == "exact"
