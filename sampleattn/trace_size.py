@@ -48,7 +48,7 @@ def estimate_size(
 ) -> int:
     """About the bytes of a trace's folder (a zip is smaller): the arrays of `trace_format`, headers and meta.json roughly.
 
-    A layer's file at 128K tokens, for each head: summary 11 KB; explore 0.5 MB. A pinned head of dimension D adds
+    A layer's file at 128K tokens, for each head: summary 12 KB; explore 0.5 MB. A pinned head of dimension D adds
     tokens * (D * pin_bytes + 8) bytes, and its key-value head, once, tokens * D * pin_bytes. pins: the (layer, head) pairs.
     vocabulary: of the two rows of logits. text_bytes: of the prompt (4 a token if not given). pin_bytes: 4 for models in float32.
     """
