@@ -126,3 +126,12 @@ def wheel(page, turned: float) -> float:
         })""",
         turned,
     )
+
+
+def wait_for_target(page, target: str) -> None:
+    """Wait, frame by frame, until the board of What-if shows a target."""
+    page.wait_for_function(
+        """(name) => [...document.querySelectorAll("*")].some(({shadowRoot}) =>
+            shadowRoot?.querySelector(".root[data-state=ready]")?.dataset.name === name)""",
+        arg=f"Density at target {target}",
+    )

@@ -6,13 +6,13 @@ import time
 
 import numpy as np
 import pytest
-from driver import CHROMIUM, MAP, ROOT, app, browser, settle
+from driver import CHROMIUM, MAP, ROOT, app, browser, settle, wait_for_target
 from synthetic_trace import write_synthetic_trace
 
 from sampleattn.trace import Trace
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")]
-BOARD = ".root[data-state=ready][data-name=Density]"
+BOARD = ".root[data-state=ready][data-name^=Density]"
 
 
 @pytest.fixture(scope="module")
@@ -40,13 +40,16 @@ def page(tmp_path_factory, demo):
         assert page.wrong == [] and page.get_by_test_id("stException").count() == 0
 
 
-def press(page, key: str, target: str) -> float:
-    """Press a key on the target's slider; the seconds until the board's sentence is about this target and all heads."""
-    page.get_by_role("slider").focus()
+def press(page, key: str, target: str) -> tuple[float, float]:
+    """Press a key on the slider; the seconds until the board shows this target, and until the page's sentence is about it."""
+    slider = page.get_by_role("slider")
+    slider.focus()
     began = time.perf_counter()
     page.keyboard.press(key)
+    wait_for_target(page, target)
+    drawn = time.perf_counter() - began
     page.get_by_text(f"Target {target}, joint, per head: about").and_(page.get_by_text("mean of all heads")).wait_for()
-    return time.perf_counter() - began
+    return drawn, time.perf_counter() - began
 
 
 def test_the_board_follows_the_slider(page, demo):
@@ -57,10 +60,24 @@ def test_the_board_follows_the_slider(page, demo):
     for step in range(1, 11):
         times.append(press(page, "ArrowLeft", f"{(95 - step) / 100:g}"))
         settle(page)
-    print(f"from a key to the board of all heads: median {statistics.median(times):.2f} s, most {max(times):.2f} s of 10")
+    for name, seconds in zip(("board", "page"), zip(*times, strict=True), strict=True):
+        print(f"from a key to the {name}: median {statistics.median(seconds):.2f} s, most {max(seconds):.2f} s of 10")
     page.get_by_text("Hatched: estimated").wait_for()
     settle(page)
     assert "if_cra=0.85" in page.url
+    assert page.get_by_role("slider").get_attribute("aria-valuetext") == "0.85"
+
+
+def test_a_fast_drag_ends_where_the_slider_is_left(page):
+    slider = page.get_by_role("slider")
+    slider.focus()
+    for _ in range(10):
+        page.keyboard.press("ArrowRight")
+    for _ in range(10):
+        page.keyboard.press("ArrowLeft")
+    page.get_by_text("Target 0.85, joint, per head: about").wait_for()
+    settle(page)
+    assert slider.get_attribute("aria-valuetext") == "0.85" and "if_cra=0.85" in page.url
 
 
 def test_the_files_hold_the_numbers_on_screen(page):
@@ -90,9 +107,20 @@ def test_a_double_click_opens_the_map_of_the_head(page):
     page.get_by_text("Target 0.85, joint, per head: about").wait_for()
 
 
-def test_run_exactly_fills_in_use_my_text(page, demo):
+def test_a_click_chooses_a_head_for_the_other_pages(page):
+    page.locator(BOARD).locator(".scroll canvas").click(position={"x": 100, "y": 60})
+    page.wait_for_url("**layer=0**")
+    page.get_by_text("Target 0.85, joint, per head: about").wait_for()
+
+
+def test_what_the_model_writes_is_below(page):
+    page.get_by_text("What the model writes next").wait_for()
+    page.get_by_text("the same likeliest token at").wait_for()
+
+
+def test_run_exactly_runs_here_and_can_be_cancelled(page):
     page.get_by_role("button", name="Run exactly").click()
-    page.get_by_role("heading", name="Your text").wait_for()
-    settle(page)
-    assert page.get_by_role("textbox").first.input_value() == Trace.load(demo).text
-    assert "cra=0.85" in page.url and "0.85" in page.get_by_test_id("stSlider").filter(has_text="Target").inner_text()
+    page.get_by_text("Running exactly.").wait_for()
+    page.get_by_role("button", name="Cancel").click()
+    page.get_by_text("Cancelled. What was open stays open.").wait_for()
+    page.get_by_text("Target 0.85, joint, per head: about").wait_for()
