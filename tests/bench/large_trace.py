@@ -17,13 +17,17 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "browser")]
 
-from driver import BOARD, app, browser, cell_of, settle, wait_for_map, wheel  # noqa: E402
+from driver import BOARD, app, browser, cell_of, settle, wait_for_map, wait_for_target, wheel  # noqa: E402
 from long_trace import CLASSES, write_long_trace  # noqa: E402
 
 from sampleattn.trace import Trace, TraceWriter  # noqa: E402
 
 TOKENS = 131072
 SCREEN = {"width": 1280, "height": 800}
+SAID = """(parts) => {
+    const said = [...document.querySelectorAll("[data-testid=stMarkdown] strong")].map((element) => element.textContent);
+    return parts.every((part) => said.some((sentence) => sentence.includes(part)));
+}"""
 
 
 def gigabytes(folder: Path) -> float:
@@ -106,6 +110,26 @@ def zoomed(page, n: int, size: int) -> float:
     return seconds
 
 
+def what_if_moves(page, url: str, times: int) -> tuple[list[float], list[float]]:
+    """Seconds from a key on the slider of What-if until the board shows the target, and until the sentences above it and the
+    curve are about it as well."""
+    page.goto(f"{url}/what_if")
+    page.get_by_role("slider").wait_for()
+    settle(page)
+    drawn, said = [], []
+    for n in range(times):
+        target = f"{0.94 - n / 100:g}"
+        page.get_by_role("slider").focus()
+        started = time.perf_counter()
+        page.keyboard.press("ArrowLeft")
+        wait_for_target(page, target)
+        drawn.append(time.perf_counter() - started)
+        page.wait_for_function(SAID, arg=[f"Target {target}, ", f"{target} takes "])
+        said.append(time.perf_counter() - started)
+        settle(page)
+    return drawn, said
+
+
 def megabytes(url: str) -> float:
     """Resident memory of the server that listens at the address."""
     port = f"--server.port\0{url.rsplit(':', 1)[1]}\0"
@@ -149,6 +173,9 @@ def in_the_browser(folder: Path, layers: int, heads: int, times: int) -> None:
             for size, limit in ((512, "0.3 s"), (8192, "1.2 s")):
                 name = f"pinned head: window of {size:,} x {size:,} tokens, exact"
                 row(name, [zoomed(page, n, size) for n in range(times)], limit)
+            board, sentences = what_if_moves(page, url, times)
+            row("what-if: slider to redrawn board", board, "0.3 s")
+            row("what-if: slider to the sentences and the curve's", sentences, "0.3 s")
             print(f"| memory of the server | {megabytes(url):.0f} MB | 1,024 MB |", flush=True)
         with app(Path(elsewhere)) as url:
             row("opened in the dialog, to the first picture", [chosen(page, url, folder) for _ in range(times)], "1.0 s")
