@@ -34,8 +34,8 @@ CONFIGS = {  # by the larger padded head_dim
 
 
 def block_sparse_attention_hopper(q, k, v, ids, spans, key_range, out, lse, scale):
-    """Fill out [B, Hq, Nq, Dv] and lse [B, Hq, Nq]; arguments as checked by `block_sparse_attention`, the lists as
-    `block_index_lists` makes them. The programs that fit on the GPU at once take query blocks from a queue."""
+    """Fill out [B, Hq, Nq, Dv] and lse [B, Hq, Nq], both contiguous; arguments as checked by `block_sparse_attention`, the
+    lists as `block_index_lists` makes them. The programs that fit on the GPU at once take query blocks from a queue."""
     (batch, heads, queries, head_dim), (kv_heads, keys), value_dim = q.shape, k.shape[1:3], v.shape[3]
     query_blocks, key_blocks = ids.shape[2:]
     config = CONFIGS[max(padded(head_dim), padded(value_dim))]
@@ -43,7 +43,7 @@ def block_sparse_attention_hopper(q, k, v, ids, spans, key_range, out, lse, scal
     with on_device(q):
         _forward[(min((1 if config.overlap else 2) * multiprocessors(q.device), query_blocks * batch * heads),)](
             descriptor(q, 64), descriptor(k, config.keys), descriptor(v, config.keys), ids, spans, taken, key_range, out, lse,
-            *out.stride(), batch * heads, heads, heads // kv_heads, queries, keys, query_blocks, key_blocks, scale * LOG2_E,
+            batch * heads, heads, heads // kv_heads, queries, keys, query_blocks, key_blocks, scale * LOG2_E,
             HAS_RANGE=key_range is not None, DV=value_dim, STAGES=config.stages, OVERLAP=config.overlap,
             REGISTERS=config.registers[1], num_warps=4, maxnreg=config.registers[0],
         )  # fmt: skip
@@ -275,7 +275,7 @@ def _consume(
     HAS_RANGE: gl.constexpr, DV: gl.constexpr, STAGES: gl.constexpr, OVERLAP: gl.constexpr, WHO: gl.constexpr,
 ):  # fmt: skip
     """Attention of 64 rows of each query block; WHO tells which half."""
-    out_ptr, lse_ptr, so_b, so_h, so_n, so_d = out
+    out_ptr, lse_ptr = out
     ids_ptr, spans_ptr, taken_ptr, range_ptr = lists
     all_heads, heads, group, Nq, Nk, query_blocks, key_blocks = sizes
     q_smem, k_smem, v_smem, work_smem = buffers
@@ -296,8 +296,7 @@ def _consume(
     index, count, masked, start = _hear(work_smem, work_full, work_empty, works)
     while index >= 0:
         block, row = _work(index, all_heads, query_blocks)
-        batch, head = (row // heads).to(gl.int64), (row % heads).to(gl.int64)
-        lo, hi = real_keys(range_ptr, batch, Nk, HAS_RANGE)
+        lo, hi = real_keys(range_ptr, row // heads, Nk, HAS_RANGE)
         first = block * BLOCK + WHO * HALF
         positions = first + gl.arange(0, HALF, layout=row_layout) + Nk - Nq
         top = gl.full([HALF], float("-inf"), gl.float32, row_layout)
@@ -370,7 +369,10 @@ def _consume(
         inside = (rows < Nq)[:, None]
         if DV != BLOCK_DV:
             inside = inside & (dims < DV)[None, :]
-        out_ptrs = out_ptr + batch * so_b + head * so_h + rows.to(gl.int64)[:, None] * so_n + dims[None, :] * so_d
+        head_ptr = out_ptr + row.to(gl.int64) * Nq * DV
+        if DV % 8 == 0:  # a partition does not know how its arguments are aligned, and would store 2 bytes at a time
+            head_ptr = gl.multiple_of(head_ptr, 16)
+        out_ptrs = head_ptr + rows.to(gl.int64)[:, None] * DV + dims[None, :]
         gl.store(out_ptrs, gl.convert_layout(acc.to(dtype), store_layout), mask=inside)
         works += 1
         index, count, masked, start = _hear(work_smem, work_full, work_empty, works)
@@ -378,7 +380,7 @@ def _consume(
 
 @gluon.jit(do_not_specialize=["all_heads", "heads", "group", "Nq", "Nk", "query_blocks", "key_blocks"])
 def _forward(
-    q_desc, k_desc, v_desc, ids_ptr, spans_ptr, taken_ptr, range_ptr, out_ptr, lse_ptr, so_b, so_h, so_n, so_d,
+    q_desc, k_desc, v_desc, ids_ptr, spans_ptr, taken_ptr, range_ptr, out_ptr, lse_ptr,
     all_heads, heads, group, Nq, Nk, query_blocks, key_blocks, scale_log2,
     HAS_RANGE: gl.constexpr, DV: gl.constexpr, STAGES: gl.constexpr, OVERLAP: gl.constexpr, REGISTERS: gl.constexpr,
 ):  # fmt: skip
@@ -407,7 +409,7 @@ def _forward(
     sizes = (all_heads, heads, group, Nq, Nk, query_blocks, key_blocks)
     buffers = (q_smem, k_smem, v_smem, work_smem)
     bars = (q_full, q_empty, full, empty, work_full, work_empty)
-    out = (out_ptr, lse_ptr, so_b, so_h, so_n, so_d)
+    out = (out_ptr, lse_ptr)
     gl.warp_specialize(
         [
             (_consume, (out, lists, sizes, buffers, bars, scale_log2, HAS_RANGE, DV, STAGES, OVERLAP, 0)),
