@@ -5,6 +5,7 @@ As in test_kernels.py the cases run in Triton's interpreter, in a second pytest 
 
 import itertools
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ from sampleattn.sampling import rows_of_segments, sampled_rows, segment_count
 
 triton = pytest.importorskip("triton", reason="Triton is not installed")
 from sampleattn.kernels.primitives import INTERPRETED  # noqa: E402
+from triton.backends.compiler import GPUTarget  # noqa: E402
 
 from sampleattn.kernels import rows_of_segments as rows_kernel  # noqa: E402
 from sampleattn.kernels import selected_tiles as kernel  # noqa: E402
@@ -130,6 +132,26 @@ def test_numbers_that_both_twins_hold():
     worth = torch.tensor([1, 2**30, 7, 0], dtype=torch.int32)
     order = pieces.worth_per_tile(worth, torch.tensor([8192, 1, 3, 5]))
     assert order[0] > 0 and order[1] < 2**11 and order[3] == 0
+
+
+@pytest.mark.skipif(INTERPRETED, reason="the interpreter has no compiler")
+@pytest.mark.parametrize("kind", ["joint", "budget"])
+@pytest.mark.parametrize("places, rows", [(256, 16), (1024, 8)])
+def test_programs_that_share_a_head_keep_their_l1_cache(kind, places, rows):
+    """Compiled for Hopper as at 32K and 128K: nothing acquires or fences, which flushes it, and masses are not read as vectors,
+    which would spread a row over warps."""
+    constants = dict(KIND=kind, HAS_RANGE=False, BLOCK=128, PLACES=places, ROWS=rows, SHARED=True, ROUNDS=20, DIGIT=4)
+    constants |= dict(range_ptr=None, sr_r=1)
+    pointers = dict(masses_ptr="*fp32", rows_ptr="*i64", work_ptr="*i32", mask_ptr="*i1", columns_ptr="*i1", slashes_ptr="*i1")
+    floats = dict.fromkeys(("cra", "rest", "margin", "rows_at_target", "density", "alpha_columns", "alpha_slashes"), "fp32")
+    names = kernel._select.arg_names
+    signature = {name: (pointers | floats).get(name, "i32") for name in names} | dict.fromkeys(constants, "constexpr")
+    aligned = {(names.index(name),): [["tt.divisibility", 16]] for name in pointers}
+    options = dict(num_warps=8, enable_fp_fusion=False, launch_cooperative_grid=True)
+    source = triton.compiler.ASTSource(kernel._select, signature, constants, aligned)
+    ptx = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options).asm["ptx"]
+    assert "ld.relaxed.gpu" in ptx
+    assert not re.findall("acquire|acq_rel|fence|membar|ld.global[a-z.:]*.v[24]", ptx)
 
 
 @pytest.mark.parametrize("sampling", ["spread", "tail"])
