@@ -3,29 +3,31 @@
 import streamlit as st
 
 from app import components, session
-from app.reading import model_name, plain, title
+from app.reading import counted, model_name, plain, title
 from app.views import compare, head_map, heads, output, overview, recall, speed, text, what_if
 from sampleattn.trace import TraceError
 
 START, TEXT = "overview", "Use my text"
+# Function, name, url path, icon, and the question that the page answers.
 PAGES = (
-    (overview.page, "Start", "overview", ":material/image:"),
-    (text.page, TEXT, "text", ":material/edit_note:"),
-    (heads.page, "Heads", "heads", ":material/grid_view:"),
-    (head_map.page, "Map", "map", ":material/grid_on:"),
-    (compare.page, "Compare", "compare", ":material/compare:"),
-    (recall.page, "Recall", "recall", ":material/show_chart:"),
-    (what_if.page, "What-if", "what_if", ":material/tune:"),
-    (speed.page, "Speed", "speed", ":material/speed:"),
-    (output.page, "Output", "output", ":material/compare_arrows:"),
+    (overview.page, "Start", "overview", ":material/image:", "What does sparse prefill look like?"),
+    (text.page, TEXT, "text", ":material/edit_note:", "What does it look like on my text, with my model?"),
+    (heads.page, "Heads", "heads", ":material/grid_view:", "Which heads break, and where does the time go?"),
+    (head_map.page, "Map", "map", ":material/grid_on:", "What was kept, what was dropped, did it matter?"),
+    (compare.page, "Compare", "compare", ":material/compare:", "How do two heads differ?"),
+    (recall.page, "Recall", "recall", ":material/show_chart:", "Which rows lose their attention?"),
+    (what_if.page, "What-if", "what_if", ":material/tune:", "How low can I go on my prompt?"),
+    (speed.page, "Speed", "speed", ":material/speed:", "Is it worth it on my GPU, at my length?"),
+    (output.page, "Output", "output", ":material/compare_arrows:", "Does the model still say the same?"),
 )
+QUESTIONS = {name: question for _, name, _, _, question in PAGES}
 
 
 def pages() -> dict:
     """The pages by url path."""
     return {
         path: st.Page(function, title=name, url_path=path, icon=icon, default=path == START)
-        for function, name, path, icon in PAGES
+        for function, name, path, icon, _ in PAGES
     }
 
 
@@ -45,7 +47,7 @@ def run() -> None:
     for sentence in session.said():
         st.info(sentence, icon=":material/info:")
     try:
-        _what_is_open(opened)
+        _what_is_open(opened, QUESTIONS[chosen.title])
         chosen.run()
     except TraceError as error:
         _unreadable(error)
@@ -59,13 +61,14 @@ def _unreadable(error: TraceError) -> None:
         st.rerun()
 
 
-def _what_is_open(opened) -> None:
+def _what_is_open(opened, question: str) -> None:
     trace = opened.trace
     line, choice = st.columns([3, 1], vertical_alignment="center")
     state = "" if trace.complete else " · recording stopped early, layers recorded so far"
     line.markdown(
-        f"**{plain(title(trace))}** · {trace.length:,} tokens · {plain(model_name(trace))}, "
-        f"{trace.layers} layers × {trace.heads} heads · target {trace.config.cra:g}{' · demo' if opened.demo else ''}{state}"
+        f"## {question}\n\n**{plain(title(trace))}** · {trace.length:,} tokens · {plain(model_name(trace))}, "
+        f"{counted(trace.layers, 'layer')} × {counted(trace.heads, 'head')} · target {trace.config.cra:g}"
+        f"{' · demo' if opened.demo else ''}{state}"
     )
     first = session.first_head()
     with choice.container(horizontal=True, vertical_alignment="center", horizontal_alignment="right"):

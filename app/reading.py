@@ -40,8 +40,8 @@ def model_name(trace) -> str:
 
 
 def counted(count: int, piece: str) -> str:
-    """A number of columns or slashes in words: "1 slash", "3 columns"."""
-    return f"{count} {piece if count == 1 else {'column': 'columns', 'slash': 'slashes'}[piece]}"
+    """A number of pieces in words: "1 slash", "3 columns", "32 heads"."""
+    return f"{count:,} {piece if count == 1 else f'{piece}es' if piece.endswith('sh') else f'{piece}s'}"
 
 
 def title(trace) -> str:

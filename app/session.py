@@ -135,9 +135,7 @@ def _from_link(name: str) -> Opened | None:
             return _open(Path(folder.read_text(encoding="utf-8")), key)
     del st.query_params[name]
     instead = (
-        "the demo is shown. Open its file again from Overview"
-        if name == "trace"
-        else "B is of the open trace. Open its file again"
+        "the demo is shown. Open its file again from Start" if name == "trace" else "B is of the open trace. Open its file again"
     )
     say(f"The trace of this link is not open on this machine any more, so {instead}.")
     return None

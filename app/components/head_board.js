@@ -171,7 +171,7 @@ class Board {
     pen.globalAlpha = data.faded ? 0.4 : 1;
     pen.textAlign = "center";
     pen.textBaseline = "middle";
-    const font = (size) => `${size}px ${style.fontFamily}`;
+    const font = (size) => `${(size * parseFloat(style.fontSize)) / 13}px ${style.fontFamily}`;
     this.drawNames(pen, font, style.color);
     pen.font = font(clamp(this.high - 6, 9, 13));
     for (let layer = 0; layer < data.layers; layer++) {

@@ -55,7 +55,7 @@ def _maps(opened, a, b) -> None:
         if map_feed.comparable(a, b):
             name = "_minus_".join(f"layer{layer}_head{head}" for _, layer, head in (a, b))
             export.menu(f"map_{name}", lambda: _chart(a, b, state, sentence), opened, "compare")
-    buffer = map_feed.comparison((a, b), (_title("A", *a), _title("B", *b)), session.asked(KEY), state, below=470)
+    buffer = map_feed.comparison((a, b), (_title("A", *a), _title("B", *b)), session.asked(KEY), state, below=486)
     map_compare(buffer, KEY, lambda: session.keep_map_state(KEY))
 
 

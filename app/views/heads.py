@@ -44,7 +44,7 @@ def page() -> None:
 
 def _picture(opened, layer, head) -> None:
     if parts.drawable(opened.trace, layer):
-        parts.show_map(opened, layer, head, below=470)
+        parts.show_map(opened, layer, head, below=486)
         parts.go_to("map", f"Open layer {layer}, head {head} in Map, with its columns and slashes", ":material/grid_on:")
 
 

@@ -25,17 +25,14 @@ def page() -> None:
         return
     picture, words = st.columns([1.2, 1], gap="large")
     with picture:
-        with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
-            st.markdown(
-                "## What does sparse prefill look like?\n\n"
-                f"Layer {layer}, head {head}: {trace.density[layer, head]:.1%} of the tiles computed, "
-                f"{len(trace.columns(layer, head))} columns and {len(trace.slashes(layer, head))} slashes.",
-                width="content",
-            )
-            export.menu(
+        parts.heading(
+            f"Layer {layer}, head {head}: {trace.density[layer, head]:.1%} of its tiles are computed.",
+            "exact",
+            lambda: export.menu(
                 f"map_layer{layer}_head{head}", lambda: parts.map_chart(trace, layer, head, map_feed.USUAL), opened, "overview"
-            )
-        parts.show_map(opened, layer, head, below=318)
+            ),
+        )
+        parts.show_map(opened, layer, head, below=322)
     with words, st.container(key="start"):
         _numbers(trace, layer, head)
         _actions(opened)
@@ -57,8 +54,8 @@ def _numbers(trace, layer, head) -> None:
         f"{least:.3f}",
         "Worst row's recall",
         "exact",
-        f"It is in {row} of the prompt; {trace.rows_at_target[layer, head]:.1%} of the "
-        f"{trace.length:,} rows keep at least {trace.config.cra:g}.",
+        f"The least is in {row}; {trace.rows_at_target[layer, head]:.1%} of the {trace.length:,} rows keep at least "
+        f"{trace.config.cra:g} of their attention.",
     )
     record = benchmarks.headline(benchmarks.load())
     if record is None:

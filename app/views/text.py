@@ -142,7 +142,7 @@ def _outcome() -> None:
     session.keep_job(None)
     if job.state == "done":
         session.open_trace(job.result)
-        session.say(f"Recorded in {job.elapsed:.0f} s. Overview, Heads, Map, Recall, Speed and Output now show your text.")
+        session.say(f"Recorded in {job.elapsed:.0f} s. Start, Heads, Map, Recall, Speed and Output now show your text.")
         session.go_to("overview")
     else:
         st.error(reading.plain(recording.sentence(job.error)), icon=":material/error:")
@@ -153,7 +153,7 @@ def _cancelled(work: recording.Recording) -> None:
     done, layers = work.progress
     with st.container(border=True, horizontal=True, vertical_alignment="center"):
         st.markdown(
-            f"**Cancelled** with {done} of {layers} layers recorded; they are not analysed again."
+            f"**Cancelled.** {done} of {layers} layers recorded; *Go on* analyses the others."
             if done
             else "**Cancelled** before a layer was recorded.",
             width="content",

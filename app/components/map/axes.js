@@ -19,7 +19,7 @@ function shortened(context, text, room) {
 function drawTicks(map, context) {
   const { view, side, margin } = map, tick = 4;
   context.fillStyle = map.ink;
-  context.font = map.font;
+  context.font = map.font(12);
   if (view.size <= FEW && !map.compact) { drawTokenLabels(map, context); return; }
   const step = niceStep(view.size / Math.max(2, side / 90));
   for (let at = Math.ceil(view.col / step) * step; at < view.col + view.size; at += step) {
@@ -40,7 +40,7 @@ function drawTicks(map, context) {
 
 function drawTokenLabels(map, context) {
   const { view, side, margin } = map, cell = side / view.size, step = Math.ceil(11 / cell);
-  context.font = `${clamp(cell * step - 1, 9, 12)}px ${map.codeFont}`;
+  context.font = map.font(clamp(cell * step - 1, 9, 12), map.codeFont);
   context.textBaseline = "middle";
   for (let at = Math.ceil(view.row / step) * step; at < view.row + view.size - 0.5; at += step) {
     const label = shortened(context, visible(map.token(at)), margin.left - margin.track - 10);
@@ -80,7 +80,7 @@ function drawMarks(map, context) {
 function labelMarks(map, context) {
   const { view, side, head } = map, taken = [];
   if (map.compact || view.size <= FEW) return;
-  context.font = `600 11px ${map.fontFamily}`;
+  context.font = `600 ${map.font(11)}`;
   context.textAlign = "center";
   context.textBaseline = "middle";
   const write = (text, x, y) => {
@@ -121,7 +121,7 @@ function drawRecall(map, context) {
   context.stroke();
   context.setLineDash([]);
   context.fillStyle = map.ink;
-  context.font = `11px ${map.fontFamily}`;
+  context.font = map.font(11);
   context.textAlign = "right";
   context.textBaseline = "bottom";
   context.fillText(`recall, target ${head.target}`, at(1), -4);
@@ -144,7 +144,7 @@ function drawMass(map, context) {
     context.fillRect(x0, -8 - height(mass[block]), Math.max(1, x1 - x0 - (width > 4 ? 1 : 0)), height(mass[block]));
   }
   context.fillStyle = map.ink;
-  context.font = `11px ${map.fontFamily}`;
+  context.font = map.font(11);
   context.textAlign = "right";
   context.textBaseline = "bottom";
   context.fillText(`attention by key block, log scale, at most ${Number((100 * most).toPrecision(2))} %`, side, -room - 10);

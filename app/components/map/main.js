@@ -236,8 +236,10 @@ class MapView {
     this.shade = style.getPropertyValue("--st-secondary-background-color") || "#8881";
     this.fontFamily = style.fontFamily || "sans-serif";
     this.codeFont = style.getPropertyValue("--st-code-font") || "monospace";
-    this.font = `12px ${this.fontFamily}`;
+    this.enlarged = parseFloat(style.fontSize) / 13;
   }
+
+  font(size, family = this.fontFamily) { return `${size * this.enlarged}px ${family}`; }
 
   changed() {
     if (this.frame || !this.head || !this.side) return;

@@ -6,7 +6,7 @@ function describe(map) {
   for (const name of ["cell", "query", "key", "weight", "missed", "tile", "pooled", "exact"]) delete data[name];
   readout.replaceChildren();
   if (!found) {
-    readout.append(make("div", "", map.compact ? "Point at a cell, or focus the map and use the arrow keys, to read its tokens and weight."
+    readout.append(make("div", "", map.compact ? "Point at a cell to read it, or focus the map and use the arrow keys."
       : "Point at a cell to read it; click to keep the crosshair there, or move it with the arrow keys (Shift: by a block)."));
     if (!map.compact) readout.append(make("div", "", "Drag a box or turn the wheel to zoom; drag with Space or Shift to pan; + and - zoom, Esc goes up a level, a double click shows all."));
     return;
