@@ -42,13 +42,14 @@ class EstimateTable:
     def coarse(self, config: SampleAttentionConfig, tokens: int) -> dict[str, np.ndarray]:
         """As `answers`, roughly, for a config that differs in its target, sink or local blocks as well.
 
-        Between two targets, in proportion. With other sink or local blocks the tiles outside of what is always kept are taken to
-        be as dense as before, and recall to be the same.
+        Between two targets, in proportion. Tiles that other sink or local blocks always keep take the place of chosen ones wholly,
+        or not at all: the density is the middle of the two, and recall is taken to be the same.
         """
         found = self._at(config)
         before, after = (always_kept(tokens, settings) for settings in (self.settings, config))
         outside = np.clip((found["density"] - before) / max(1 - before, 1e-9), 0, 1)
-        return found | {"density": after + (1 - after) * outside}
+        in_place, beside = np.maximum(found["density"], after), after + (1 - after) * outside
+        return found | {"density": found["density"] if after == before else (in_place + beside) / 2}
 
     def _at(self, config):
         kind = KINDS.index((config.selection, config.scope))
