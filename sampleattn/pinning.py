@@ -13,7 +13,7 @@ from sampleattn import backends
 from sampleattn.analysis import pinned
 from sampleattn.hf import LayerCall, decoder_of, use_sample_attention
 from sampleattn.metrics import row_recall
-from sampleattn.recorder import RecordingError, check_pins
+from sampleattn.recording_checks import RecordingError, check_pins
 from sampleattn.trace import Trace
 from sampleattn.trace_writer import TraceWriter
 from sampleattn.windows import attention_window

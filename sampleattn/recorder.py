@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 import threading
 import time
@@ -19,19 +18,16 @@ from sampleattn.config import SampleAttentionConfig
 from sampleattn.hf import LayerCall, decoder_of, use_sample_attention
 from sampleattn.memory import NotEnoughMemory
 from sampleattn.origin import describe_machine, describe_model
-from sampleattn.prompt import PromptError, tokenise
+from sampleattn.prompt import tokenise
+from sampleattn.recording_checks import RecordingError, check_pins, check_space, checked_level, size_of
 from sampleattn.summary import summarise
 from sampleattn.trace import Trace
-from sampleattn.trace_format import LEVELS, pinned_query
-from sampleattn.trace_size import estimate_size, readable
+from sampleattn.trace_format import pinned_query
+from sampleattn.trace_size import readable
 from sampleattn.trace_writer import TraceWriter
 
 DENSE_SHARE, SPARSE_SHARE = 0.8, 0.12
 STAGES = ("sampling", "filtering", "sparse_attention", "analysis", "estimates")
-
-
-class RecordingError(RuntimeError):
-    """The recording can't go on; the message says why and what to do."""
 
 
 class RecordingCancelled(Exception):
@@ -78,7 +74,7 @@ def record(
     ids, offsets, text, extra = tokenise(tokenizer, text, getattr(decoder, "max_position_embeddings", None), max_tokens)
     pins = {(layer, head) for layer in pin_layers for head in range(decoder.num_attention_heads)} | set(pin_heads)
     check_pins(pins, decoder.num_hidden_layers, decoder.num_attention_heads)
-    level = _checked_level(level, pins)
+    level = checked_level(level, pins)
     holder = tempfile.TemporaryDirectory(prefix="sampleattn-") if out is None else None
     folder = Path(holder.name) / "trace" if holder else Path(out)
     meta = {
@@ -88,8 +84,8 @@ def record(
         "prompt": {"title": title or "", **extra},
         "machine": describe_machine(model, config),
     }
-    size = _size(meta, config, ids, text, pins, decoder.vocab_size)
-    _check_space(folder, size)
+    size = size_of(meta, config, ids, text, pins, decoder.vocab_size)
+    check_space(folder, size)
     writer = TraceWriter.resume(folder, meta, ids) if resume else TraceWriter(folder, meta, ids, offsets, text)
     was_training = model.training
     try:
@@ -269,51 +265,6 @@ class _Recording:
             elapsed = time.perf_counter() - self.started
             done = share - DENSE_SHARE * len(self.taken) / self.layers  # what was recorded before took no time now
             self.progress(share, text, elapsed * (1 - share) / done if done >= DENSE_SHARE / self.layers else None)
-
-
-def _checked_level(level, pins):
-    if level is None:
-        return "pinned" if pins else "explore"
-    if level not in LEVELS:
-        raise PromptError(f"level must be one of {', '.join(LEVELS)}, not {level!r}.")
-    if (level == "pinned") != bool(pins):
-        advice = "say which heads (pin_heads, --pin-heads)" if level == "pinned" else "take level pinned, or pin no heads"
-        raise PromptError(f"Level {level} keeps {'q and k of chosen heads' if level == 'pinned' else 'no q and k'}; {advice}.")
-    return level
-
-
-def _size(meta, config, ids, text, pins, vocabulary):
-    model = meta["model"]
-    return estimate_size(
-        meta["level"],
-        *(model[name] for name in ("layers", "heads", "kv_heads", "head_dim")),
-        len(ids),
-        pins,
-        config=config,
-        vocabulary=vocabulary,
-        text_bytes=len(text.encode()),
-        pin_bytes=4 if meta["machine"]["dtype"] == "float32" else 2,
-    )
-
-
-def _check_space(folder, size):
-    """Raises RecordingError unless the disk has room for what will be written."""
-    place = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
-    free = shutil.disk_usage(place).free
-    if free < size:
-        raise RecordingError(
-            f"The trace needs about {readable(size)} and {place} has {readable(free)} free; "
-            "free some, choose another place, or record at level summary."
-        )
-
-
-def check_pins(pins, layers: int, heads: int) -> None:
-    """Raises PromptError unless every (layer, head) exists."""
-    for layer, head in sorted(pins):
-        if not (0 <= layer < layers and 0 <= head < heads):
-            raise PromptError(
-                f"Layer {layer}, head {head} can't be pinned: the layers are 0 to {layers - 1}, the heads 0 to {heads - 1}."
-            )
 
 
 def _wait(device):

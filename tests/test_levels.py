@@ -159,7 +159,7 @@ def test_levels_that_are_refused(model, tokenizer, tmp_path, level, options, wor
 
 
 def test_a_full_disk_is_seen_before(model, tokenizer, tmp_path, monkeypatch):  # noqa: F811
-    monkeypatch.setattr("sampleattn.recorder.shutil.disk_usage", lambda _: type("Usage", (), {"free": 10_000}))
+    monkeypatch.setattr("sampleattn.recording_checks.shutil.disk_usage", lambda _: type("Usage", (), {"free": 10_000}))
     with pytest.raises(RecordingError, match=r"needs about .* 10 KB free"):
         recorded(model, tokenizer, "explore", out=tmp_path / "t")
     assert not (tmp_path / "t").exists()
