@@ -41,13 +41,13 @@ def take(folder: Path, demo: Path | None, shots=SHOTS) -> None:
                 page.mouse.move(box["x"] + 0.4 * box["width"], box["y"] + 0.62 * box["height"])
             if page_name == "what_if":
                 page.get_by_text("How good is the estimate?").wait_for()
-                page.locator(".js-plotly-plot .scatterlayer").wait_for()
+                page.locator(".js-plotly-plot .scatterlayer").first.wait_for()
             settle(page)
             page.wait_for_timeout(600)
             picture = (
                 Image.open(io.BytesIO(page.screenshot()))
                 .convert("RGB")
-                .quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+                .quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
             )
             file = folder / f"{page_name}_{scheme}_{width}.png"
             picture.save(file, optimize=True)

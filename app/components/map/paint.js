@@ -104,7 +104,7 @@ function drawDropped(map, context) {
   };
   pen.imageSmoothingEnabled = size < 1;
   fill(map.colours.dropped, light ? 0.1 : 0.16);
-  if (size >= 2) fill(stripes(pen, map.colours.dropped, light ? 20 : 12), 0.45);
+  fill(stripes(pen, map.colours.dropped, light ? 20 : 12), 0.45);
 }
 
 // The border between kept tiles and the rest.

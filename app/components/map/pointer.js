@@ -16,7 +16,12 @@ class Pointer {
     this.box = stage.appendChild(make("div", "box"));
     this.box.hidden = true;
     if (map.compact) return;
-    on("pointerenter", () => { if (document.activeElement === document.body) stage.focus({ preventScroll: true }); });
+    on("pointerenter", () => {
+      if (document.activeElement !== document.body) return;
+      stage.classList.add("pointed");
+      stage.focus({ preventScroll: true });
+    });
+    on("keydown", () => stage.classList.remove("pointed"));
     on("wheel", (event) => this.wheel(event), { passive: false });
     on("dblclick", () => map.whole());
   }
