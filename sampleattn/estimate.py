@@ -6,7 +6,7 @@ the trace holds: these are float16, and of some of the sampled rows only, so a c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ from sampleattn import backends
 from sampleattn.block_mask import Grid
 from sampleattn.config import SampleAttentionConfig
 from sampleattn.estimate_table import FIELDS, KINDS, TARGETS, of_table
-from sampleattn.filtering import Selection, select
+from sampleattn.filtering import Selection, select, tiles_at_targets
 from sampleattn.recall import TOLERANCE
 from sampleattn.sampling import sampled_rows, segment_count
 from sampleattn.trace import Trace
@@ -40,12 +40,26 @@ def table(selection: Selection, config: SampleAttentionConfig, tick: Callable[[]
     """For each kind and target of `estimate_table`, what the selection's sampled rows (batch 1) lead to: the arrays of an
     estimates file, see `trace_format.ESTIMATE_ARRAYS`. The choices are those of the config's backend. tick may raise to stop."""
     sampled, found = _Sampled.of(selection), []
-    for wanted in (of_table(config, *kind, target) for kind in KINDS for target in TARGETS):
-        tick()
-        chosen = select(selection.tile_masses, selection.rows, selection.grid, wanted)
-        found.append(sampled.numbers(chosen, wanted))
-    numbers = torch.stack(found, -1).unflatten(-1, (len(KINDS), len(TARGETS))).cpu().numpy()
+    together = 1 if selection.tile_masses.is_cuda else max(1, CELLS_AT_ONCE // selection.tile_masses.numel())
+    for kind in KINDS:
+        for first in range(0, len(TARGETS), together):
+            tick()
+            targets = TARGETS[first : first + together]
+            masks = _masks(selection, of_table(config, *kind, targets[0]), targets)
+            found.append(sampled.numbers(masks, selection.grid, config.rows_at_target, targets))
+    numbers = torch.cat(found, 1).unflatten(1, (len(KINDS), len(TARGETS))).movedim(-1, 1).cpu().numpy()
     return dict(zip(FIELDS, numbers, strict=True)) | {"rows": np.array([sampled.masses.shape[1]], np.int32)}
+
+
+def _masks(selection, config, targets):
+    """What the config with each of the targets keeps of the selection's samples: bool [targets, H, query blocks, key blocks]."""
+    given = selection.tile_masses, selection.rows, selection.grid
+    if len(targets) == 1:
+        return select(*given, config).block_mask
+    segments = segment_count(selection.grid, config) if config.scope == "segment" else 1
+    masks = tiles_at_targets(*given, config, segments, targets)
+    masks[torch.tensor(targets) == 1] = selection.grid.causal[0]
+    return masks
 
 
 def estimates(trace: Trace, layer: int, config: SampleAttentionConfig) -> Iterator[tuple[slice, Estimate]]:
@@ -81,7 +95,8 @@ def choose_again(masses: Tensor, rows: Tensor, tokens: int, config: SampleAttent
 
 def estimate(selection: Selection, config: SampleAttentionConfig) -> Estimate:
     """What a selection (batch 1) computes, and the recall of its sampled rows."""
-    return Estimate(*_Sampled.of(selection).numbers(selection, config).numpy())
+    numbers = _Sampled.of(selection).numbers(selection.block_mask, selection.grid, config.rows_at_target, [config.cra])
+    return Estimate(*numbers[:, 0].numpy())
 
 
 @dataclass(frozen=True)
@@ -96,14 +111,17 @@ class _Sampled:
         real = selection.rows[0] >= 0
         return cls(selection.tile_masses[0][:, real], selection.rows[0, real] // selection.grid.block)
 
-    def numbers(self, selection: Selection, config: SampleAttentionConfig) -> Tensor:
-        """Density, and the recall of these rows, of a selection (batch 1) in the order of FIELDS: fp32 [4, H]"""
-        recall = (1 - self.masses.masked_fill(selection.block_mask[0][:, self.block], 0).sum(-1)).clamp(0, 1)
+    def numbers(self, masks: Tensor, grid: Grid, share: float, targets: Sequence[float]) -> Tensor:
+        """FIELDS of the masks bool [T, H, query blocks, key blocks] that were chosen for the targets: fp32 [4, T, H].
+
+        share: `rows_at_target`."""
+        recall = (1 - self.masses.masked_fill(masks[:, :, self.block], 0).sum(-1)).clamp(0, 1)
         count = recall.shape[-1]
-        below = count - max(1, int(np.ceil(count * config.rows_at_target)))
+        below = count - max(1, int(np.ceil(count * share)))
         ascending = recall.sort(-1).values
-        at_target = (recall >= config.cra - TOLERANCE).sum(-1) / count
-        return torch.stack((selection.density[0], ascending[:, below], at_target, ascending[:, 0]))
+        enough = torch.tensor(targets, device=recall.device)[:, None, None] - TOLERANCE
+        at_target = (recall >= enough).sum(-1) / count
+        return torch.stack((grid.density(masks), ascending[..., below], at_target, ascending[..., 0]))
 
 
 def _by_segment(masses, rows, grid, segments):

@@ -42,8 +42,8 @@ class EstimateTable:
     def coarse(self, config: SampleAttentionConfig, tokens: int) -> dict[str, np.ndarray]:
         """As `answers`, roughly, for a config that differs in its target, sink or local blocks as well.
 
-        Between two targets, in proportion. Tiles that other sink or local blocks always keep take the place of chosen ones wholly,
-        or not at all: the density is the middle of the two, and recall is taken to be the same.
+        Between two targets, in proportion. Tiles that other sink or local blocks always keep take the place of chosen ones
+        wholly, or not at all: the density is the middle of the two, and recall is taken to be the same.
         """
         found = self._at(config)
         before, after = (always_kept(tokens, settings) for settings in (self.settings, config))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ from sampleattn import backends
 from sampleattn.block_mask import Grid
 from sampleattn.config import SampleAttentionConfig
 from sampleattn.joint import joint
-from sampleattn.pieces import Samples, best_first
+from sampleattn.pieces import Samples, best_first, single
 from sampleattn.sampling import segment_count
 
 
@@ -80,23 +81,35 @@ def selected_tiles(
     Returns block_mask bool [B, H, query blocks, key blocks], columns bool [B, H, segments, key blocks] and slashes bool
     [B, H, segments, slashes]. The twin of `kernels/selected_tiles.py`, equal bit for bit.
     """
-    samples = Samples.of(masses, rows, grid, segments)
-    batch, heads = masses.shape[:2]
+    return _kept(Samples.of(masses, rows, grid, segments), masses.shape[0], grid, config, config.cra)
+
+
+def tiles_at_targets(
+    masses: Tensor, rows: Tensor, grid: Grid, config: SampleAttentionConfig, segments: int, targets: Sequence[float]
+) -> Tensor:
+    """The block masks that `selected_tiles` gives with each target in place of the config's `cra`, from masses of batch 1, all in
+    one go: bool [targets, H, query blocks, key blocks]."""
+    cra = torch.tensor(targets, dtype=torch.float64, device=masses.device)[:, None, None, None]
+    return _kept(Samples.of(masses, rows, grid, segments), len(targets), grid, config, cra)[0]
+
+
+def _kept(samples, batch, grid, config, cra):
+    _, heads, segments, _, _ = samples.masses.shape
     columns = grid.sink_columns(config).expand(batch, heads, segments, -1)
     slashes = grid.local_slashes(config.local_blocks).expand(batch, heads, segments, -1)
     if config.selection == "joint":
-        columns, slashes = joint(samples, columns, slashes, grid, config)
+        columns, slashes = joint(samples, columns, slashes, grid, config, cra)
     else:
         mass = samples.worth(samples.masses, grid)
-        columns = columns | _smallest_prefix(mass[..., : grid.key_blocks], config.alpha_columns or config.cra)
+        columns = columns | _smallest_prefix(mass[..., : grid.key_blocks], config.alpha_columns or cra)
         if config.selection == "window":
             slashes = slashes | grid.local_slashes(grid.window_blocks(config.window_ratio))
         else:
-            slashes = slashes | _smallest_prefix(mass[..., grid.key_blocks :], config.alpha_slashes or config.cra)
+            slashes = slashes | _smallest_prefix(mass[..., grid.key_blocks :], config.alpha_slashes or cra)
     return grid.tiles(columns, slashes) | grid.last_rows(config), columns, slashes
 
 
-def _smallest_prefix(mass: Tensor, share: float) -> Tensor:
+def _smallest_prefix(mass: Tensor, share: float | Tensor) -> Tensor:
     """bool like mass int32 [..., pieces]: the pieces of most mass, as few as add up to `share` of the total."""
     total = mass.sum(-1, keepdim=True, dtype=torch.int32)
-    return best_first(mass, mass, (total.float() * share).ceil().int())
+    return best_first(mass, mass, (total.float() * single(share)).ceil().int())

@@ -7,14 +7,17 @@ from torch import Tensor
 
 from sampleattn.block_mask import Grid
 from sampleattn.config import SampleAttentionConfig
-from sampleattn.pieces import Samples, best_first, worth_per_tile
+from sampleattn.pieces import Samples, best_first, single, worth_per_tile
 
 ROUNDS = 20
 
 
-def joint(samples: Samples, columns: Tensor, slashes: Tensor, grid: Grid, config: SampleAttentionConfig) -> tuple[Tensor, Tensor]:
+def joint(
+    samples: Samples, columns: Tensor, slashes: Tensor, grid: Grid, config: SampleAttentionConfig, cra: float | Tensor
+) -> tuple[Tensor, Tensor]:
     """More columns [B, H, S, key blocks] and slashes [B, H, S, slashes], until `rows_at_target` of the sampled rows have enough,
-    or until the budget of tiles is used, if the config has a `density`.
+    or until the budget of tiles is used, if the config has a `density`. cra takes the place of the config's; for a target of its
+    own for each of the batch, [B, 1, 1, 1], the samples may have batch 1.
 
     Greedy in rounds: a piece's price is the number of tiles that it would add, its worth the mass that it would bring to rows
     that are short. Each round buys the pieces of most worth per tile, as many as bring half of what is missing (use half of what
@@ -23,7 +26,7 @@ def joint(samples: Samples, columns: Tensor, slashes: Tensor, grid: Grid, config
     """
     slash_of_tile = grid.slash_of_rows(samples.block)
     counts = samples.real.sum(-1, keepdim=True)
-    target = (demand(counts, config) * samples.one + 0.5).int().clamp_max(samples.one)
+    target = (demand(counts, config, cra) * samples.one + 0.5).int().clamp_max(samples.one)
     enough = counts.float() * config.rows_at_target
     budget = None if config.density is None else _budget(grid, config, columns.shape[2])
     for _ in range(ROUNDS):
@@ -48,11 +51,11 @@ def joint(samples: Samples, columns: Tensor, slashes: Tensor, grid: Grid, config
     return columns, slashes
 
 
-def demand(rows: Tensor, config: SampleAttentionConfig) -> Tensor:
-    """The recall asked of sampled rows: `cra`, and a margin that shrinks with the square root of how many rows there are."""
+def demand(rows: Tensor, config: SampleAttentionConfig, cra: float | Tensor) -> Tensor:
+    """The recall asked of sampled rows: cra, and a margin that shrinks with the square root of how many rows there are."""
     root = rows.clamp_min(1).float().sqrt()
     margin = (torch.full_like(root, config.sampling_margin) / root).clamp_max(1)
-    return config.cra + (1 - config.cra) * margin
+    return single(cra) + single(1 - cra) * margin
 
 
 def tiles_added(columns: Tensor, slashes: Tensor, grid: Grid, config: SampleAttentionConfig) -> tuple[Tensor, Tensor]:

@@ -44,6 +44,11 @@ def unit(rows: int) -> int:
     return 1 << (29 - (rows - 1).bit_length())
 
 
+def single(factor: float | Tensor) -> float | Tensor:
+    """A factor for float32 numbers: a float64 tensor is rounded as torch rounds a Python number there."""
+    return factor.float() if isinstance(factor, Tensor) else factor
+
+
 def worth_per_tile(worth: Tensor, price: Tensor) -> Tensor:
     """The order of pieces, int32: float32 worth / price cut to 5 bits of mantissa; 0 for a piece of no worth."""
     ratio = worth.float() / price.clamp_min(1).float()
@@ -52,11 +57,12 @@ def worth_per_tile(worth: Tensor, price: Tensor) -> Tensor:
 
 def best_first(order: Tensor, amount: Tensor, limit: Tensor, most: Tensor | None = None) -> Tensor:
     """bool: the pieces with an order above 0, from the highest on (ties by index), while those before them amount to less than
-    `limit`, and none that would make it more than `most`. order and amount [..., pieces]; limit and most [..., 1]."""
+    `limit`, and none that would make it more than `most`. order and amount [..., pieces]; limit and most [..., 1]: more of them
+    give as many answers."""
     index = order.sort(dim=-1, descending=True, stable=True).indices
     ordered = torch.where(order > 0, amount, 0).gather(-1, index)
     until = ordered.cumsum(-1)
     taken = (until - ordered < limit) & (order.gather(-1, index) > 0)
     if most is not None:
         taken &= until <= most
-    return torch.zeros_like(taken).scatter(-1, index, taken)
+    return torch.zeros_like(taken).scatter(-1, index.expand_as(taken), taken)
