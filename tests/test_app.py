@@ -77,6 +77,19 @@ def test_every_page_draws_a_summary(monkeypatch, summary, page):
     assert expected.get(page, "") in words(app)
 
 
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiny") / "trace"
+    write_synthetic_trace(folder, layers=1, heads=1, kv_heads=1, tokens=10, continuation=3, first_difference=None)
+    return folder
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_page_draws_one_head_at_ten_tokens(monkeypatch, tiny, page):
+    app = start(monkeypatch, tiny, page)
+    assert not app.exception and "10 tokens · synthetic, 1 layer × 1 head · target" in words(app)
+
+
 def test_the_start_screen_loads_neither_torch_nor_transformers(demo):
     code = (
         "import sys; from streamlit.testing.v1 import AppTest;"

@@ -320,6 +320,12 @@ def test_the_recorded_settings_are_shown_as_exact(monkeypatch, folder, trace):
     assert "How good is the estimate?" in said
 
 
+def snippets_of(app) -> list[str]:
+    """The texts to take along that a page shows."""
+    parts = [element.proto for element in app.get("bidi_component")]
+    return [json.loads(part.json) for part in parts if part.component_name == "sampleattention_snippet"]
+
+
 def test_other_settings_are_estimates_and_say_so(monkeypatch, folder, trace):
     app = start(monkeypatch, folder, if_cra=0.7, if_scope="segment")
     expected = done(estimating.Estimates(trace), trace.config.replace(cra=0.7, scope="segment"))
@@ -328,7 +334,7 @@ def test_other_settings_are_estimates_and_say_so(monkeypatch, folder, trace):
     app.session_state["if_cra"] = 0.8
     app.run()
     assert "Target 0.8, joint, per segment: about" in words(settled(app))
-    codes = [element.value for element in app.code]
+    codes = snippets_of(app)
     assert "cra=0.8" in codes[0] and "--scope segment" in codes[1] and json.loads(codes[2])["cra"] == 0.8
 
 
@@ -359,4 +365,4 @@ def test_settings_that_use_my_text_lacks_are_left_to_the_command(monkeypatch, tm
     write_synthetic_trace(tmp_path / "fixed", layers=1, heads=2, tokens=1500, pin_layers=(), sample_ratio=0.1, density=0.9)
     app = start(monkeypatch, tmp_path / "fixed")
     assert next(button for button in app.button if button.label == "Run exactly").disabled
-    assert "does not offer these settings" in words(app) and "--density 0.9" in app.code[1].value
+    assert "does not offer these settings" in words(app) and "--density 0.9" in snippets_of(app)[1]

@@ -3,6 +3,7 @@
 import streamlit as st
 
 from app import jobs, reading, recording, session
+from app.components import snippet
 
 COMMAND = """python -m sampleattn pin TRACE \\
     --model {model} --heads {layer}.{head}"""
@@ -30,7 +31,7 @@ def offer(opened, layer: int, head: int) -> None:
             session.keep_pin_job(jobs.Job(work, session.still_here()))
             st.rerun()
         st.caption("Or on the machine with the GPU, and open the trace anew:")
-        st.code(COMMAND.format(model=name, layer=layer, head=head), language="bash")
+        snippet(COMMAND.format(model=name, layer=layer, head=head), "pin_command")
 
 
 def _megabytes(trace) -> float:

@@ -3,6 +3,7 @@
 import streamlit as st
 
 from app import jobs, reading, recording, session, snippets
+from app.components import snippet
 from app.views import output
 
 LOWEST_SHARE = 0.5
@@ -29,9 +30,9 @@ def take_along(opened, config) -> None:
         if why_not:
             st.caption(why_not)
     tabs = st.tabs(["Python", "Command line", "JSON"])
-    tabs[0].code(snippets.python(config), language="python")
-    tabs[1].code(snippets.command(config, model), language="bash")
-    tabs[2].code(config.to_json(), language="json")
+    for tab, text in zip(tabs, (snippets.python(config), snippets.command(config, model), config.to_json()), strict=True):
+        with tab:
+            snippet(text, f"config_{tabs.index(tab)}")
 
 
 def running() -> bool:
