@@ -111,8 +111,8 @@ def _wait(job, known, config) -> None:
 
 
 def _while_running(job, opened, known, config) -> None:
-    session.follow_pick()
-    if known.all_done(config) or not job.running:
+    moved = session.head_picked() or session.what_if_target(LOWEST) != config.cra
+    if moved or known.all_done(config) or not job.running:
         st.rerun()
     with st.container(horizontal=True, vertical_alignment="center"):
         st.progress(job.part, f"Estimating. {job.sentence} · {job.elapsed:.0f} s", width=560)

@@ -46,7 +46,9 @@ def _run(trace, config, model) -> None:
         session.go_to_text(trace.text, **_address(config, model))
         return
     title = trace.meta["prompt"]["title"] or "prompt"
-    session.keep_exact_job(jobs.Job(recording.Recording(model, trace.text, title, config), session.still_here()))
+    level = "summary" if trace.level == "summary" else "explore"
+    work = recording.Recording(model, trace.text, title, config, level)
+    session.keep_exact_job(jobs.Job(work, session.still_here()))
     st.rerun()
 
 
@@ -55,6 +57,8 @@ def _cannot_run(trace, config) -> str:
         return "This trace does not hold the prompt's text, so run the command below to replace the estimates."
     if config.density is not None or config.block_size != 128 or config.rows_at_target < LOWEST_SHARE:
         return "*Use my text* does not offer these settings, so run the command below to replace the estimates."
+    if config == trace.config:
+        return "These settings are the recorded ones, so nothing is estimated."
     return ""
 
 
