@@ -338,6 +338,19 @@ def test_other_settings_are_estimates_and_say_so(monkeypatch, folder, trace):
     assert "cra=0.8" in codes[0] and "--scope segment" in codes[1] and json.loads(codes[2])["cra"] == 0.8
 
 
+def test_a_summary_trace_gives_coarse_answers_and_says_so(monkeypatch, answered, tmp_path):
+    write_synthetic_trace(tmp_path / "small", layers=3, heads=4, tokens=1500, pin_layers=(), sample_ratio=0.1, level="summary")
+    writer, table = TraceWriter.reopen(tmp_path / "small"), Trace.load(answered).estimate_table
+    for layer in range(3):
+        arrays = {name: getattr(table, name)[layer] for name in ("density", "recall", "at_target", "worst")}
+        writer.write_estimates(layer, arrays | {"rows": np.array([table.rows], np.int32)})
+    writer.update()
+    app = start(monkeypatch, tmp_path / "small", if_cra=0.7)
+    assert "Target 0.7, joint, per head: about" in words(app) and "coarse for" not in words(app)
+    app.selectbox(key="if_sink_blocks").set_value(4).run()
+    assert "mean of all heads, coarse for 12 of them" in words(app) and "per head; coarse)" in words(app)
+
+
 def test_run_exactly_opens_use_my_text_with_these_settings_and_the_text(monkeypatch, folder, trace):
     sent = []
     from app import session

@@ -137,7 +137,7 @@ def _curve(opened, known, config) -> None:
     points = [_point(target, board) for target, board in boards if np.isfinite(board.density[layers]).all()]
     shown = points[0] if points and config != trace.config and points[0].target == config.cra else None
     recorded = what_if.of_heads(trace.config.cra, trace.density[layers], trace.recall_reached[layers])
-    title = _curve_sentence(points, config, found.coarse and not known.all_done(config))
+    title = _curve_sentence(points, config, found.coarse and not all(known.complete(wanted) for wanted in known.curve(config)))
 
     def chart():
         return what_if.chart(points, shown, recorded, share, found.rows, title, _footer(trace, config, found.rows))
@@ -159,7 +159,7 @@ def _curve_sentence(points, config, coarse) -> str:
     steps = ", ".join(f"{point.target:g} takes {point.density:.0%}" for point in named)
     return (
         f"What targets cost and keep: {steps} of the tiles ({config.selection}, per {config.scope}"
-        f"{'; coarse, being refined' if coarse else ''})."
+        f"{'; coarse' if coarse else ''})."
     )
 
 
