@@ -39,7 +39,7 @@ def selected_tiles(masses, rows, grid, config, segments):
     _check(masses, rows, grid, segments)
     (batch, heads, sampled, key_blocks), device = masses.shape, masses.device
     groups, count = batch * heads * segments, sampled // segments
-    places = max(32, triton.next_power_of_2(max(key_blocks, grid.slashes)))
+    places = max(64, triton.next_power_of_2(max(key_blocks, grid.slashes)))
     splits = 1 if INTERPRETED else max(min(_processors(device) // groups, triton.cdiv(count, LEAST_ROWS)), 1)
     held = min(max(4096 // places, min(8, 8192 // places)), triton.next_power_of_2(triton.cdiv(count, splits)))
     board = 2 * ROUNDS * (2 * places + 1) if splits > 1 else 0
@@ -93,44 +93,72 @@ def _counted(masses, seen, one):
 
 
 @triton.jit
+def _tile_worth(
+    masses_ptr, rows_ptr, sr_r, open_ptr, start, count, target, one, key_blocks, shift,
+    KIND: tl.constexpr, BLOCK: tl.constexpr, PLACES: tl.constexpr, SEEN: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """What each piece would bring to each of ROWS rows that see at most SEEN key blocks, and a word for each row about what it
+    lacks: the first SEEN columns and the slashes SEEN - 1 .. 0, [ROWS, SEEN / 32, 32] each.
+
+    In this shape a warp holds whole rows, few shuffles add a row up, and a thread's addresses in it differ by constants. Loads
+    must be of single numbers for that, which the compiler chooses where it knows no better alignment."""
+    high, low = 32 * tl.arange(0, SEEN // 32)[None, :, None], tl.arange(0, 32)[None, None, :]
+    GREEDY: tl.constexpr = KIND == "joint" or KIND == "budget"
+    entry = start + tl.num_programs(1) * tl.arange(0, ROWS)
+    row = tl.load(rows_ptr + entry * sr_r, mask=entry < count, other=-1).to(tl.int32)
+    slash_0 = tl.where(row >= 0, row // BLOCK + shift, -1)[:, None, None]
+    turned = slash_0 - (SEEN - 1)  # place of a slash among SEEN + turned = its column, and the reverse
+    masses = masses_ptr + (entry * key_blocks)[:, None, None] + low
+    seen = high < tl.minimum(slash_0 + 1, key_blocks) - low
+    by_column = _counted(masses + high, seen, one)
+    if GREEDY:
+        by_column &= tl.load(open_ptr + tl.broadcast_to(low, [ROWS, 1, 32]) + high)
+        by_column &= tl.load(open_ptr + (2 * PLACES - SEEN) + low - turned + high, mask=seen)
+    seen = (low + turned + high).to(tl.uint32, bitcast=True) < key_blocks.to(tl.uint32)
+    by_slash = _counted(masses + turned + high, seen, one)
+    if GREEDY:
+        by_slash &= tl.load(open_ptr + low + turned + high, mask=seen)
+    lacking = tl.zeros([ROWS], tl.int64)
+    if KIND == "joint":
+        need = tl.maximum(tl.sum(tl.sum(by_column, 1), 1) - one + target, 0)
+        by_column = tl.minimum(by_column, need[:, None, None])
+        by_slash = tl.minimum(by_slash, need[:, None, None])
+        lacking += need.to(tl.int64) * LACK + (need > 0)
+    return by_column, by_slash, lacking
+
+
+@triton.jit
 def _worth(
-    masses_ptr, rows_ptr, sr_r, open_ptr, count, target, one, key_blocks, shift,
+    masses_ptr, rows_ptr, sr_r, open_ptr, first_long, count, target, one, key_blocks, shift,
     KIND: tl.constexpr, BLOCK: tl.constexpr, PLACES: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """What each piece [2 * PLACES] would bring to the program's rows (a kept slash's is for the caller to drop), and a word about
-    what these lack.
-
-    A tile of masses is [ROWS, PLACES / 32, 32]: a warp then holds whole rows, few shuffles add a row up, and a thread's
-    addresses in it differ by constants. Loads must be of single numbers for that, which the compiler chooses where it knows no
-    better alignment."""
+    what these lack. The rows before first_long see at most half of PLACES."""
     split, splits = tl.program_id(1), tl.num_programs(1)
-    HIGH: tl.constexpr = PLACES // 32
-    high, low = 32 * tl.arange(0, HIGH)[None, :, None], tl.arange(0, 32)[None, None, :]  # place: high + low
-    GREEDY: tl.constexpr = KIND == "joint" or KIND == "budget"
-    to_columns, to_slashes = tl.zeros([ROWS, HIGH, 32], tl.int32), tl.zeros([ROWS, HIGH, 32], tl.int32)
+    HALF: tl.constexpr = PLACES // 2
+    short_columns, short_slashes = tl.zeros([ROWS, HALF // 32, 32], tl.int32), tl.zeros([ROWS, HALF // 32, 32], tl.int32)
     lacking = tl.zeros([ROWS], tl.int64)
-    for start in range(split, count, ROWS * splits):
-        entry = start + splits * tl.arange(0, ROWS)
-        row = tl.load(rows_ptr + entry * sr_r, mask=entry < count, other=-1).to(tl.int32)
-        slash_0 = tl.where(row >= 0, row // BLOCK + shift, -1)[:, None, None]
-        turned = slash_0 - (PLACES - 1)  # place of a slash + turned = its column, and the reverse
-        masses = masses_ptr + (entry * key_blocks)[:, None, None] + low
-        seen = high < tl.minimum(slash_0 + 1, key_blocks) - low
-        by_column = _counted(masses + high, seen, one)
-        if GREEDY:
-            by_column &= tl.load(open_ptr + tl.broadcast_to(low, [ROWS, 1, 32]) + high)
-            by_column &= tl.load(open_ptr + PLACES + low - turned + high, mask=seen)
-        seen = (low + turned + high).to(tl.uint32, bitcast=True) < key_blocks.to(tl.uint32)
-        by_slash = _counted(masses + turned + high, seen, one)
-        if GREEDY:
-            by_slash &= tl.load(open_ptr + low + turned + high, mask=seen)
-        if KIND == "joint":
-            need = tl.maximum(tl.sum(tl.sum(by_column, 1), 1) - one + target, 0)
-            by_column = tl.minimum(by_column, need[:, None, None])
-            by_slash = tl.minimum(by_slash, need[:, None, None])
-            lacking += need.to(tl.int64) * LACK + (need > 0)
+    start = split
+    for start_short in range(split, first_long - (ROWS - 1) * splits, ROWS * splits):
+        by_column, by_slash, lacks = _tile_worth(
+            masses_ptr, rows_ptr, sr_r, open_ptr, start_short, count, target, one, key_blocks, shift,
+            KIND, BLOCK, PLACES, HALF, ROWS,
+        )  # fmt: skip
+        short_columns += by_column
+        short_slashes += by_slash
+        lacking += lacks
+        start = start_short + ROWS * splits
+    none = tl.zeros([ROWS, HALF // 32, 32], tl.int32)
+    to_columns = tl.reshape(tl.permute(tl.join(short_columns, none), (0, 3, 1, 2)), [ROWS, PLACES // 32, 32])
+    to_slashes = tl.reshape(tl.permute(tl.join(none, short_slashes), (0, 3, 1, 2)), [ROWS, PLACES // 32, 32])
+    for start_long in range(start, count, ROWS * splits):
+        by_column, by_slash, lacks = _tile_worth(
+            masses_ptr, rows_ptr, sr_r, open_ptr, start_long, count, target, one, key_blocks, shift,
+            KIND, BLOCK, PLACES, PLACES, ROWS,
+        )  # fmt: skip
         to_columns += by_column
         to_slashes += by_slash
+        lacking += lacks
     worth = tl.permute(tl.sum(tl.join(to_columns, to_slashes), 0), (2, 0, 1))
     return tl.reshape(worth, [2 * PLACES]), tl.sum(lacking, 0)
 
@@ -247,11 +275,13 @@ def _select(
     kept = exists & tl.where(is_column, (at >= lowest) & (at < lowest + sink), at < local)
     rank = tl.where(is_column, 2 * PLACES - 1 - piece, piece - PLACES)  # of equal pieces the one of higher rank is first
     RANK_BITS: tl.constexpr = tl.constexpr((2 * PLACES).bit_length() - 1)
+    real_rows, first_long = 0, count
+    for start in range(0, count, 1024):
+        entry = start + tl.arange(0, 1024)
+        row = tl.load(rows_ptr + entry * sr_r, mask=entry < count, other=-1).to(tl.int32)
+        real_rows += tl.sum((row >= 0).to(tl.int32), 0)
+        first_long = tl.minimum(first_long, tl.min(tl.where(row // BLOCK + shift < PLACES // 2, count, entry), 0))
     if KIND == "joint" or KIND == "budget":
-        real_rows = 0
-        for start in range(0, count, 1024):
-            entry = start + tl.arange(0, 1024)
-            real_rows += tl.sum((tl.load(rows_ptr + entry * sr_r, mask=entry < count, other=-1) >= 0).to(tl.int32), 0)
         # A column's tiles lie in the slashes low .. high, a slash's in the columns low .. high: pieces lower + 1 .. upper.
         real = (at >= lowest) & (at <= highest)
         low = tl.maximum(first + shift - at, tl.where(is_column, 0, lowest))
@@ -272,7 +302,7 @@ def _select(
             tl.store(open_ptr + piece, kept.to(tl.int32) - 1)
             tl.debug_barrier()
             worth, lacking = _worth(
-                masses_ptr, rows_ptr, sr_r, open_ptr, count, target, one, key_blocks, shift, KIND, BLOCK, PLACES, ROWS
+                masses_ptr, rows_ptr, sr_r, open_ptr, first_long, count, target, one, key_blocks, shift, KIND, BLOCK, PLACES, ROWS
             )
             if SHARED:
                 _add(board_ptr + piece, worth)
@@ -311,7 +341,7 @@ def _select(
                 going &= round < ROUNDS
     else:
         worth, lacking = _worth(
-            masses_ptr, rows_ptr, sr_r, open_ptr, count, one, one, key_blocks, shift, KIND, BLOCK, PLACES, ROWS
+            masses_ptr, rows_ptr, sr_r, open_ptr, first_long, count, one, one, key_blocks, shift, KIND, BLOCK, PLACES, ROWS
         )
         if SHARED:
             _add(board_ptr + piece, worth)
