@@ -75,6 +75,7 @@ def chosen(page, url: str, folder: Path) -> float:
     """Seconds from *Open* in the dialog, while another trace is on screen, to the first picture."""
     page.goto(url)
     wait_for_map(page)
+    settle(page)
     page.get_by_role("button", name="Open a trace").click()
     place = page.get_by_label("or a trace folder")
     place.fill(str(folder))
