@@ -20,6 +20,8 @@ import triton.language as tl
 from .primitives import INTERPRETED, on_device, real_keys
 
 ROUNDS = 20
+LEAST_SHARE, MOST_SHARE = tl.constexpr(0.4), tl.constexpr(0.8)  # of what is missing, that a round buys
+HALVED_ROUNDS = tl.constexpr(2)  # of a budget
 LARGEST = 8192  # key blocks: a million tokens
 LEAST_ROWS = 16  # of a program
 ORDER_BITS = tl.constexpr(11)  # of `pieces.worth_per_tile`
@@ -41,22 +43,23 @@ def selected_tiles(masses, rows, grid, config, segments):
     groups, count = batch * heads * segments, sampled // segments
     places = max(64, triton.next_power_of_2(max(key_blocks, grid.slashes)))
     splits = 1 if INTERPRETED else max(min(_processors(device) // groups, triton.cdiv(count, LEAST_ROWS)), 1)
-    held = min(max(4096 // places, min(8, 8192 // places)), triton.next_power_of_2(triton.cdiv(count, splits)))
     board = 2 * ROUNDS * (2 * places + 1) if splits > 1 else 0
     work = (torch.zeros if board else torch.empty)(groups, board + 2 * places * splits, dtype=torch.int32, device=device)
     block_mask = torch.empty(batch, heads, grid.query_blocks, key_blocks, dtype=torch.bool, device=device)
     columns = torch.empty(batch, heads, segments, key_blocks, dtype=torch.bool, device=device)
     slashes = torch.empty(batch, heads, segments, grid.slashes, dtype=torch.bool, device=device)
-    window = grid.window_blocks(config.window_ratio) if config.selection == "window" else 0
+    kind, window, alpha_slashes = config.selection, 0, config.alpha_slashes or config.cra
+    if kind == "window":  # `independent` without slashes
+        kind, window, alpha_slashes = "independent", grid.window_blocks(config.window_ratio), 0.0
     with on_device(masses):
         _select[(groups, splits)](
             masses.contiguous(), rows, grid.key_range, work, block_mask, columns, slashes,
             rows.stride(0) if len(rows) > 1 else 0, rows.stride(1), heads, segments, count, grid.nq, grid.nk, board,
             config.sink_blocks, max(config.local_blocks, window) + grid.crossed, config.last_blocks,
             config.cra, 1 - config.cra, float(config.sampling_margin), config.rows_at_target, float(config.density or 0),
-            config.alpha_columns or config.cra, config.alpha_slashes or config.cra, 1 << (29 - (count - 1).bit_length()),
-            KIND="budget" if config.density else config.selection, HAS_RANGE=grid.key_range is not None, BLOCK=grid.block,
-            PLACES=places, ROWS=held, SHARED=splits > 1, ROUNDS=ROUNDS, DIGIT=4 if places <= 1024 else 1,
+            config.alpha_columns or config.cra, alpha_slashes, 1 << (29 - (count - 1).bit_length()),
+            KIND="budget" if config.density else kind, HAS_RANGE=grid.key_range is not None, BLOCK=grid.block, PLACES=places,
+            ROWS=max(4096 // places, min(8, 8192 // places)), SHARED=splits > 1, ROUNDS=ROUNDS, DIGIT=4 if places <= 1024 else 1,
             num_warps=8 if places <= 1024 else 16, enable_fp_fusion=False, launch_cooperative_grid=splits > 1,
         )  # fmt: skip
     return block_mask, columns, slashes
@@ -164,6 +167,17 @@ def _worth(
 
 
 @triton.jit
+def _spread(note_ptr, value):
+    """The value, by way of memory: a sum stands in all warps, and what follows from it would be done by each of them."""
+    tl.debug_barrier()
+    tl.store(note_ptr, value)
+    tl.debug_barrier()
+    value = tl.load(note_ptr)
+    tl.debug_barrier()
+    return value
+
+
+@triton.jit
 def _add(word_ptr, value):
     """Add the program's value to words of the board."""
     tl.atomic_add(word_ptr, value.to(tl.int64) + ARRIVED, sem="relaxed")
@@ -204,7 +218,7 @@ def _threshold(key, amount, limit, BITS: tl.constexpr, DIGIT: tl.constexpr):
     amount = tl.reshape(amount, [EACH, 1, amount.shape[0] // EACH])
     digits = tl.arange(0, 1 << DIGIT).to(key.dtype)
     reached = limit.to(key.dtype) * 0
-    for step in tl.static_range(STEPS):
+    for step in range(STEPS):
         trial = reached + (digits << DIGIT * (STEPS - 1 - step))
         above = tl.sum(tl.sum(tl.where(key >= trial[None, :, None], amount, 0), 0), 1)
         reached = tl.max(tl.where(above >= limit, trial, reached), 0)
@@ -308,6 +322,8 @@ def _select(
                 _add(board_ptr + piece, worth)
                 if KIND == "joint":
                     _add(board_ptr + 2 * PLACES, lacking)
+            else:
+                worth = _spread(open_ptr + piece, worth)
             price = _between(exists & (kept == 0), lower, upper)
             if KIND == "budget":
                 left = budget - tl.sum(tl.where(kept, tl.where(is_column, lengths, price), 0), 0)
@@ -317,10 +333,14 @@ def _select(
                 worth = _total(board_ptr + piece).to(tl.int32)
                 board_ptr += 2 * PLACES + 1
             if KIND == "joint":
-                satisfied = (real_rows - (lacking % LACK).to(tl.int32)).to(tl.float32)
-                limit = tl.where(satisfied < enough, ((lacking // LACK).to(tl.int32) + 1) // 2, 0)
+                lacking_rows, missing = (lacking % LACK).to(tl.int32), (lacking // LACK).to(tl.int32)
+                more = enough - (real_rows - lacking_rows).to(tl.float32)
+                share = tl.div_rn(more, tl.maximum(lacking_rows, 1).to(tl.float32))
+                share = tl.minimum(tl.maximum(share, LEAST_SHARE), MOST_SHARE)
+                limit = tl.where(more > 0, tl.ceil(missing.to(tl.float32) * share).to(tl.int32), 0)
             else:
-                limit = tl.maximum(left + 1, 0) // 2
+                left = tl.maximum(left, 0)
+                limit = tl.where(round < HALVED_ROUNDS, (left + 1) // 2, left)
             round += 1
             going = limit > 0
             if going:
@@ -346,10 +366,11 @@ def _select(
         if SHARED:
             _add(board_ptr + piece, worth)
             worth = _total(board_ptr + piece).to(tl.int32)
+        else:
+            worth = _spread(open_ptr + piece, worth)
         key = tl.where(worth > 0, (worth.to(tl.int64) << RANK_BITS) | rank, 0)
         kept |= _smallest_prefix(key, worth, is_column, alpha_columns, MASS_BITS + RANK_BITS, DIGIT)
-        if KIND == "independent":
-            kept |= _smallest_prefix(key, worth, is_column == 0, alpha_slashes, MASS_BITS + RANK_BITS, DIGIT)
+        kept |= _smallest_prefix(key, worth, is_column == 0, alpha_slashes, MASS_BITS + RANK_BITS, DIGIT)
 
     if split == 0:
         tl.store(columns_ptr + group.to(tl.int64) * key_blocks + at, kept, mask=exists & is_column)

@@ -10,6 +10,8 @@ from sampleattn.config import SampleAttentionConfig
 from sampleattn.pieces import Samples, best_first, single, worth_per_tile
 
 ROUNDS = 20
+LEAST_SHARE, MOST_SHARE = 0.4, 0.8  # of what is missing, that a round buys
+HALVED_ROUNDS = 2  # of a budget
 
 
 def joint(
@@ -20,31 +22,35 @@ def joint(
     own for each of the batch, [B, 1, 1, 1], the samples may have batch 1.
 
     Greedy in rounds: a piece's price is the number of tiles that it would add, its worth the mass that it would bring to rows
-    that are short. Each round buys the pieces of most worth per tile, as many as bring half of what is missing (use half of what
-    is left of the budget); a head that has enough buys no more. The choice fits the sampled rows better than the others, so that
-    more than the target is asked of them: see `demand`. There is no host synchronisation on a GPU.
+    that are short. Each round buys the pieces of most worth per tile, as many as bring a part of what is missing: the part of the
+    short rows that must still get enough, at least 0.4 and at most 0.8. Of a budget the first two rounds use half of what is
+    left, the others all of it. A head that has enough buys no more. The choice fits the sampled rows better than the others, so
+    that more than the target is asked of them: see `demand`. There is no host synchronisation on a GPU.
     """
     slash_of_tile = grid.slash_of_rows(samples.block)
     counts = samples.real.sum(-1, keepdim=True)
     target = (demand(counts, config, cra) * samples.one + 0.5).int().clamp_max(samples.one)
     enough = counts.float() * config.rows_at_target
     budget = None if config.density is None else _budget(grid, config, columns.shape[2])
-    for _ in range(ROUNDS):
+    for round in range(ROUNDS):
         missing = samples.masses.masked_fill(columns[..., None, :] | _at(slashes, slash_of_tile), 0)
         if budget is None:
             need = (missing.sum(-1, dtype=torch.int32) - samples.one + target).clamp_min_(0)
-            short = (samples.real & (need == 0)).sum(-1, keepdim=True) < enough
-            if not short.is_cuda and not short.any():
+            short = (need > 0).sum(-1, keepdim=True)
+            more = enough - (counts - short)
+            if not more.is_cuda and not (more > 0).any():
                 break
             price = torch.cat(tiles_added(columns, slashes, grid, config), -1)
             worth = samples.worth(torch.minimum(missing, need[..., None]), grid)
-            limit = torch.where(short, (need.sum(-1, keepdim=True) + 1) // 2, 0)
+            share = (more / short.clamp_min(1)).clamp(LEAST_SHARE, MOST_SHARE)
+            limit = torch.where(more > 0, (need.sum(-1, keepdim=True) * share).ceil().int(), 0)
             bought = best_first(worth_per_tile(worth, price), worth, limit)
         else:
             price = torch.cat(tiles_added(columns, slashes, grid, config), -1)
             left = budget - _tiles(columns, slashes, price, grid, config)
             order = worth_per_tile(samples.worth(missing, grid), price)
-            bought = best_first(torch.where(price <= left, order, 0), price, (left + 1) // 2, left)
+            limit = (left + 1) // 2 if round < HALVED_ROUNDS else left
+            bought = best_first(torch.where(price <= left, order, 0), price, limit, left)
         if not bought.is_cuda and not bought.any():
             break
         columns, slashes = columns | bought[..., : grid.key_blocks], slashes | bought[..., grid.key_blocks :]
