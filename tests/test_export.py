@@ -85,3 +85,15 @@ def test_headline_takes_the_longest_length_that_has_both(tmp_path):
 def test_the_telling_head_keeps_columns_and_slashes(trace):
     layer, head = reading.telling_head(trace)
     assert len(trace.columns(layer, head)) and len(trace.slashes(layer, head))
+
+
+def test_a_trace_of_a_gpu_has_a_speed_up_of_its_own(trace, tmp_path):
+    assert benchmarks.of_recording(trace) is None
+    on_a_gpu = Trace.load(trace.save(tmp_path / "t"))
+    on_a_gpu.meta["machine"]["device"] = "NVIDIA H100"
+    for layer, (dense, sparse) in zip(on_a_gpu.meta["layers"], [(0.02, 0.005), (0.04, 0.015)], strict=True):
+        layer["seconds"] |= {"dense_attention": dense, "sparse_run_attention": sparse}
+    own = benchmarks.of_recording(on_a_gpu)
+    assert own.speedup == pytest.approx(3) and "10 ms" in own.sentence and "30 ms" in own.sentence and "H100" in own.sentence
+    on_a_gpu.meta["layers"][0]["ran"] = "dense"
+    assert benchmarks.of_recording(on_a_gpu).speedup == pytest.approx(0.04 / 0.015)
