@@ -21,7 +21,7 @@ from .primitives import INTERPRETED, on_device, real_keys
 
 ROUNDS = 20
 LEAST_SHARE, MOST_SHARE = tl.constexpr(0.4), tl.constexpr(0.8)  # of what is missing, that a round buys
-HALVED_ROUNDS = tl.constexpr(2)  # of a budget
+HALVED_ROUNDS, CRUMB_BITS = tl.constexpr(2), tl.constexpr(10)  # of a budget, as in `joint.py`
 LARGEST = 8192  # key blocks: a million tokens
 LEAST_ROWS = 16  # of a program
 ORDER_BITS = tl.constexpr(11)  # of `pieces.worth_per_tile`
@@ -339,7 +339,7 @@ def _select(
                 share = tl.minimum(tl.maximum(share, LEAST_SHARE), MOST_SHARE)
                 limit = tl.where(more > 0, tl.ceil(missing.to(tl.float32) * share).to(tl.int32), 0)
             else:
-                left = tl.maximum(left, 0)
+                left = tl.where(left > (budget >> CRUMB_BITS), tl.maximum(left, 0), 0)
                 limit = tl.where(round < HALVED_ROUNDS, (left + 1) // 2, left)
             round += 1
             going = limit > 0

@@ -12,6 +12,7 @@ from sampleattn.pieces import Samples, best_first, single, worth_per_tile
 ROUNDS = 20
 LEAST_SHARE, MOST_SHARE = 0.4, 0.8  # of what is missing, that a round buys
 HALVED_ROUNDS = 2  # of a budget
+CRUMB_BITS = 10  # a budget of which less than 1 in 2**10 is left is used up
 
 
 def joint(
@@ -24,8 +25,9 @@ def joint(
     Greedy in rounds: a piece's price is the number of tiles that it would add, its worth the mass that it would bring to rows
     that are short. Each round buys the pieces of most worth per tile, as many as bring a part of what is missing: the part of the
     short rows that must still get enough, at least 0.4 and at most 0.8. Of a budget the first two rounds use half of what is
-    left, the others all of it. A head that has enough buys no more. The choice fits the sampled rows better than the others, so
-    that more than the target is asked of them: see `demand`. There is no host synchronisation on a GPU.
+    left, the others all of it, until less than a thousandth of the budget is left. A head that has enough buys no more. The
+    choice fits the sampled rows better than the others, so that more than the target is asked of them: see `demand`. There is no
+    host synchronisation on a GPU.
     """
     slash_of_tile = grid.slash_of_rows(samples.block)
     counts = samples.real.sum(-1, keepdim=True)
@@ -50,6 +52,7 @@ def joint(
             left = budget - _tiles(columns, slashes, price, grid, config)
             order = worth_per_tile(samples.worth(missing, grid), price)
             limit = (left + 1) // 2 if round < HALVED_ROUNDS else left
+            limit = torch.where(left > budget >> CRUMB_BITS, limit, 0)
             bought = best_first(torch.where(price <= left, order, 0), price, limit, left)
         if not bought.is_cuda and not bought.any():
             break

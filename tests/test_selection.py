@@ -130,7 +130,7 @@ def test_programs_that_share_a_head_make_the_twins_choice(device, kind, heads, l
 def test_numbers_that_both_twins_hold():
     assert kernel.ROUNDS == joint.ROUNDS
     assert (kernel.LEAST_SHARE.value, kernel.MOST_SHARE.value) == (joint.LEAST_SHARE, joint.MOST_SHARE)
-    assert kernel.HALVED_ROUNDS.value == joint.HALVED_ROUNDS
+    assert (kernel.HALVED_ROUNDS.value, kernel.CRUMB_BITS.value) == (joint.HALVED_ROUNDS, joint.CRUMB_BITS)
     worth = torch.tensor([1, 2**30, 7, 0], dtype=torch.int32)
     order = pieces.worth_per_tile(worth, torch.tensor([8192, 1, 3, 5]))
     assert order[0] > 0 and order[1] < 2**11 and order[3] == 0
