@@ -1,5 +1,9 @@
 """The sparse forward for Hopper in Gluon: a producer warp feeds two warpgroups through TMA; while one takes exponentials, the
-tensor cores multiply for the other (the schedule of FlashAttention-3, arXiv 2407.08608, over lists of tiles)."""
+tensor cores multiply for the other (the schedule of FlashAttention-3, arXiv 2407.08608, over lists of tiles).
+
+A step without a mask takes its weights against a maximum that may be old: it looks for none, exchanges nothing between threads
+and rescales nothing. Weights lose nothing by being large, as long as they do not overflow. Only where a sum of them exceeds 256
+is the step done again with its own maximum. (FlashAttention-4 rescales as rarely, but looks for the maximum in every step.)"""
 
 from typing import NamedTuple
 
@@ -167,20 +171,91 @@ def _expect(bar, K_BYTES: gl.constexpr, V_BYTES: gl.constexpr, keys_too, values_
 
 
 @gluon.jit
-def _softmax(scores, top, total, start, positions, lo, hi, scale_log2, MASKED: gl.constexpr):
+def _masked(scores, ahead, lo, hi, HAS_RANGE: gl.constexpr):
+    """-inf where row r of the warpgroup can't see key c of the step: c > r + ahead, or c outside lo .. hi - 1 (of the step).
+
+    Rows are counted as 16 w + 8 r + t and keys as 8 a + 2 b + c: w, t and b tell threads apart; r, a and c, what a thread holds.
+    So one number per thread is compared with constants."""
+    KEYS: gl.constexpr = scores.type.shape[1]
+    cells = scores.reshape([4, 2, 8, KEYS // 8, 4, 2])
+    w, r, t = _index(cells, 0), _index(cells, 1), _index(cells, 2)
+    a, b, c = _index(cells, 3), _index(cells, 4), _index(cells, 5)
+    visible = 8 * a + c - 8 * r <= 16 * w + t - 2 * b + ahead
+    if HAS_RANGE:
+        visible = visible & (8 * a + c >= lo - 2 * b) & (8 * a + c < hi - 2 * b)
+    return gl.convert_layout(gl.where(visible, cells, float("-inf")).reshape(scores.type.shape), scores.type.layout)
+
+
+@gluon.constexpr_function
+def _along(layout, axis, rank):
+    for other in reversed(range(rank)):
+        if other != axis:
+            layout = gl.SliceLayout(other, layout)
+    return layout
+
+
+@gluon.jit
+def _index(x, AXIS: gl.constexpr):
+    """The place along an axis of x, of x's rank and layout."""
+    RANK: gl.constexpr = len(x.type.shape)
+    place = gl.arange(0, x.type.shape[AXIS], layout=_along(x.type.layout, AXIS, RANK))
+    for other in gl.static_range(RANK):
+        if other != AXIS:
+            place = gl.expand_dims(place, other)
+    return place
+
+
+@gluon.jit
+def _thread_sums(weights):
+    """[rows, 4]: what each of the four threads of a row adds up alone."""
+    ROWS: gl.constexpr = weights.type.shape[0]
+    return gl.sum(gl.sum(weights.reshape([ROWS, weights.type.shape[1] // 8, 4, 2]), 3), 1)
+
+
+@gluon.jit
+def _softmax(scores, top, total, scale_log2):
     """Weights of a step against the new running maximum, and the factor by which what came before shrinks."""
-    if MASKED:
-        keys = start + gl.arange(0, scores.type.shape[1], layout=gl.SliceLayout(0, scores.type.layout))
-        visible = (keys[None, :] <= positions[:, None]) & (keys[None, :] >= lo) & (keys[None, :] < hi)
-        scores = gl.where(visible, scores, float("-inf"))
     new_top = gl.maximum(top, gl.max(scores, 1) * scale_log2)
-    base = new_top
-    if MASKED:
-        base = gl.where(new_top == float("-inf"), 0.0, new_top)
+    base = gl.where(new_top == float("-inf"), 0.0, new_top)
     weights = gl.exp2(scores * scale_log2 - base[:, None])
     decay = gl.exp2(top - base)
-    total = total * decay + gl.sum(weights, 1)
-    return weights, decay, new_top, total
+    shrunk = total * gl.convert_layout(decay, gl.SliceLayout(1, total.type.layout))[:, None]
+    return weights, decay, new_top, shrunk + _thread_sums(weights)
+
+
+@gluon.jit
+def _shrink(acc, decay):
+    return acc * gl.convert_layout(decay, gl.SliceLayout(1, acc.type.layout))[:, None]
+
+
+@gluon.jit
+def _declare_too_large(WHO: gl.constexpr):
+    """The PTX predicate through which `_too_large` hands a bit from tensors to a scalar."""
+    gl.inline_asm_elementwise(f".reg .pred too_large{WHO}; mov.b32 $0, 0;", "=r", [], dtype=gl.int32, is_pure=False, pack=1)
+
+
+@gluon.jit
+def _too_large(sums, WHO: gl.constexpr):
+    """Whether a thread of the warpgroup holds a sum above 256 (or NaN): a scalar. Its threads meet at a hardware barrier (10 or
+    11, which Triton does not use) that combines their answers; a reduction to a scalar would go through shared memory."""
+    asm: gl.constexpr = (
+        "{ .reg .pred mine; setp.gtu.f32 mine, $2, 256.0; setp.gtu.or.f32 mine, $3, 256.0, mine; "
+        f"barrier.cta.red.or.pred too_large{WHO}, {10 + WHO}, 128, mine; mov.b32 $0, $2; mov.b32 $1, $3; }}"
+    )
+    gl.inline_asm_elementwise(asm, "=r,=r,r,r", [sums], dtype=gl.float32, is_pure=False, pack=2)
+    return gl.inline_asm_elementwise(f"selp.b32 $0, 1, 0, too_large{WHO};", "=r", [], dtype=gl.int32, is_pure=False, pack=1)
+
+
+@gluon.jit
+def _rounded(weights, acc, dtype: gl.constexpr):
+    """Weights as the left side of the product that acc takes."""
+    return gl.convert_layout(weights, gl.DotOperandLayout(0, acc.type.layout, 2)).to(dtype)
+
+
+@gluon.jit
+def _here(p):
+    """p, rounded here: LLVM would round it after the next branch, and it would take twice the registers until then."""
+    return gl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [p], dtype=p.dtype, is_pure=False, pack=2)
 
 
 @gluon.jit
@@ -199,22 +274,39 @@ def _clear_padding(values, start, lo, hi):
 
 
 @gluon.jit
+def _multiply_keys(q, keys, zero):
+    return warpgroup_mma_wait(0, deps=[warpgroup_mma(q, keys.permute((1, 0)), zero, use_acc=False, is_async=True)])
+
+
+@gluon.jit
 def _step(
-    q, acc, top, total, start, positions, lo, hi, scale_log2, done, buffers, bars, zero,
-    MASKED: gl.constexpr, HAS_RANGE: gl.constexpr, STAGES: gl.constexpr,
+    q, acc, top, total, start, ahead, lo, hi, scale_log2, done, buffers, bars, zero,
+    MASKED: gl.constexpr, HAS_RANGE: gl.constexpr, STAGES: gl.constexpr, WHO: gl.constexpr,
 ):  # fmt: skip
     """Keys, softmax and values of a step, one after the other."""
     q_smem, k_smem, v_smem, work_smem = buffers
     q_full, q_empty, full, empty, work_full, work_empty = bars
     stage = done % STAGES
     mbarrier.wait(full.index(stage), done // STAGES & 1)
-    scores = warpgroup_mma(q, k_smem.index(stage).permute((1, 0)), zero, use_acc=False, is_async=True)
-    scores = warpgroup_mma_wait(0, deps=[scores])
-    weights, decay, top, total = _softmax(scores, top, total, start, positions, lo, hi, scale_log2, MASKED)
-    acc = acc * gl.convert_layout(decay, gl.SliceLayout(1, acc.type.layout))[:, None]
-    p = gl.convert_layout(weights, gl.DotOperandLayout(0, acc.type.layout, 2)).to(v_smem.dtype)
-    if MASKED and HAS_RANGE:
-        _clear_padding(v_smem.index(stage), start, lo, hi)
+    scores = _multiply_keys(q, k_smem.index(stage), zero)
+    if MASKED:
+        scores = _masked(scores, ahead - start, lo - start, hi - start, HAS_RANGE)
+        weights, decay, top, total = _softmax(scores, top, total, scale_log2)
+        acc = _shrink(acc, decay)
+        p = _rounded(weights, acc, v_smem.dtype)
+        if HAS_RANGE:
+            _clear_padding(v_smem.index(stage), start, lo, hi)
+    else:
+        weights = gl.exp2(scores * scale_log2 - top[:, None])
+        sums = _thread_sums(weights)
+        p = _here(_rounded(weights, acc, v_smem.dtype))
+        if _too_large(sums, WHO) != 0:
+            scores = _multiply_keys(q, k_smem.index(stage), zero)
+            weights, decay, top, total = _softmax(scores, top, total, scale_log2)
+            acc = _shrink(acc, decay)
+            p = _rounded(weights, acc, v_smem.dtype)
+        else:
+            total += sums
     acc = warpgroup_mma_wait(0, deps=[warpgroup_mma(p, v_smem.index(stage), acc, is_async=True)])
     mbarrier.arrive(empty.index(stage), count=1)
     return acc, top, total
@@ -237,7 +329,7 @@ def _give_turn(WHO: gl.constexpr):
 
 @gluon.jit
 def _overlapped_step(
-    q, weights, acc, top, total, start, before, positions, lo, hi, scale_log2, done, buffers, bars, zero,
+    q, weights, acc, top, total, start, before, ahead, lo, hi, scale_log2, done, buffers, bars, zero,
     MASKED: gl.constexpr, HAS_RANGE: gl.constexpr, STAGES: gl.constexpr, WHO: gl.constexpr,
 ):  # fmt: skip
     """Keys of this step and values of the one before; meanwhile the softmax of this step, as soon as it can."""
@@ -252,12 +344,24 @@ def _overlapped_step(
     acc = warpgroup_mma(p, v_smem.index(stage), acc, is_async=True)
     _give_turn(1 - WHO)
     scores = warpgroup_mma_wait(1, deps=[scores])
-    new_weights, decay, top, total = _softmax(scores, top, total, start, positions, lo, hi, scale_log2, MASKED)
+    if MASKED:
+        scores = _masked(scores, ahead - start, lo - start, hi - start, HAS_RANGE)
+        new_weights, decay, top, total = _softmax(scores, top, total, scale_log2)
+    else:
+        new_weights = gl.exp2(scores * scale_log2 - top[:, None])
+        sums = _thread_sums(new_weights)
     # Waiting for the next stage here and not later keeps ptxas from moving the wait for the values above the softmax.
     mbarrier.wait(full.index(coming % STAGES), coming // STAGES & 1)
     acc, p = warpgroup_mma_wait(0, deps=[acc, p])
+    if MASKED:
+        acc = _shrink(acc, decay)
+    elif _too_large(sums, WHO) != 0:
+        scores = _multiply_keys(q, k_smem.index(stage), zero)
+        new_weights, decay, top, total = _softmax(scores, top, total, scale_log2)
+        acc = _shrink(acc, decay)
+    else:
+        total += sums
     mbarrier.arrive(empty.index(stage), count=1)
-    acc = acc * gl.convert_layout(decay, gl.SliceLayout(1, acc.type.layout))[:, None]
     return gl.convert_layout(new_weights, weights.type.layout), acc, top, total
 
 
@@ -290,7 +394,7 @@ def _consume(
     store_layout: gl.constexpr = _store_layout(BLOCK_DV)
     zero = gl.zeros([HALF, KEYS], gl.float32, score_layout)
     done, queries, works = 0, 0, 0
-
+    _declare_too_large(WHO)
     if OVERLAP and WHO == 1:
         _give_turn(0)
     index, count, masked, start = _hear(work_smem, work_full, work_empty, works)
@@ -298,9 +402,9 @@ def _consume(
         block, row = _work(index, all_heads, query_blocks)
         lo, hi = real_keys(range_ptr, row // heads, Nk, HAS_RANGE)
         first = block * BLOCK + WHO * HALF
-        positions = first + gl.arange(0, HALF, layout=row_layout) + Nk - Nq
+        ahead = first + Nk - Nq
         top = gl.full([HALF], float("-inf"), gl.float32, row_layout)
-        total = gl.zeros([HALF], gl.float32, row_layout)
+        total = _thread_sums(zero)
         acc = gl.zeros([HALF, BLOCK_DV], gl.float32, out_layout)
         if count > 0:
             steps, masked_steps = count * (BLOCK // KEYS), masked * (BLOCK // KEYS)
@@ -312,10 +416,10 @@ def _consume(
             if OVERLAP:
                 stage = done % STAGES
                 mbarrier.wait(full.index(stage), done // STAGES & 1)
-                scores = warpgroup_mma(q, k_smem.index(stage).permute((1, 0)), zero, use_acc=False, is_async=True)
-                scores = warpgroup_mma_wait(0, deps=[scores])
+                scores = _multiply_keys(q, k_smem.index(stage), zero)
                 mbarrier.arrive(empty.index(stage), count=1)
-                weights, decay, top, total = _softmax(scores, top, total, start, positions, lo, hi, scale_log2, True)
+                scores = _masked(scores, ahead - start, lo - start, hi - start, HAS_RANGE)
+                weights, decay, top, total = _softmax(scores, top, total, scale_log2)
                 weights = gl.convert_layout(weights, gl.DotOperandLayout(0, out_layout, 2))
                 mbarrier.wait(full.index((done + 1) % STAGES), (done + 1) // STAGES & 1)
                 unmasked = gl.maximum(masked_steps, 1)
@@ -325,12 +429,12 @@ def _consume(
                     before = start
                     start = _masked_start(spans_ptr, list_ptr, place, step, KEYS)
                     weights, acc, top, total = _overlapped_step(
-                        q, weights, acc, top, total, start, before, positions, lo, hi, scale_log2, done + step, buffers, bars,
+                        q, weights, acc, top, total, start, before, ahead, lo, hi, scale_log2, done + step, buffers, bars,
                         zero, True, HAS_RANGE, STAGES, WHO,
                     )  # fmt: skip
                 for step in range(unmasked, steps):
                     weights, acc, top, total = _overlapped_step(
-                        q, weights, acc, top, total, 0, 0, positions, lo, hi, scale_log2, done + step, buffers, bars,
+                        q, weights, acc, top, total, 0, 0, ahead, lo, hi, scale_log2, done + step, buffers, bars,
                         zero, False, HAS_RANGE, STAGES, WHO,
                     )  # fmt: skip
                 done += steps
@@ -346,19 +450,25 @@ def _consume(
                 for step in range(0, masked_steps):
                     if step > 0:
                         start = _masked_start(spans_ptr, list_ptr, place, step, KEYS)
-                    acc, top, total = _step(
-                        q, acc, top, total, start, positions, lo, hi, scale_log2, done + step, buffers, bars, zero,
-                        True, HAS_RANGE, STAGES,
-                    )  # fmt: skip
+                    if start >= ahead + HALF:  # keys that no row of this warpgroup sees
+                        stage = (done + step) % STAGES
+                        mbarrier.wait(full.index(stage), (done + step) // STAGES & 1)
+                        mbarrier.arrive(empty.index(stage), count=1)
+                    else:
+                        acc, top, total = _step(
+                            q, acc, top, total, start, ahead, lo, hi, scale_log2, done + step, buffers, bars, zero,
+                            True, HAS_RANGE, STAGES, WHO,
+                        )  # fmt: skip
                 for step in range(masked_steps, steps):
                     acc, top, total = _step(
-                        q, acc, top, total, 0, positions, lo, hi, scale_log2, done + step, buffers, bars, zero,
-                        False, HAS_RANGE, STAGES,
+                        q, acc, top, total, 0, ahead, lo, hi, scale_log2, done + step, buffers, bars, zero,
+                        False, HAS_RANGE, STAGES, WHO,
                     )  # fmt: skip
                 done += steps
             mbarrier.arrive(q_empty, count=1)
         rows = first + gl.arange(0, HALF, layout=row_layout)
-        alive = (positions < hi) & (total > 0)
+        total = gl.convert_layout(gl.sum(total, 1), row_layout)
+        alive = (rows + Nk - Nq < hi) & (total > 0)
         safe = gl.where(alive, total, 1.0)
         lse = gl.where(alive, (top + gl.log2(safe)) * 0.6931471805599453, float("-inf"))
         gl.store(lse_ptr + row.to(gl.int64) * Nq + rows, lse, mask=rows < Nq)
