@@ -150,7 +150,7 @@ def headline(rows: list[dict], head_dim: int | None = None) -> Headline | None:
 
 
 def of_recording(trace) -> Headline | None:
-    """The median layer's attention in both runs of a trace recorded on a GPU; None of others: their times say little of a GPU's."""
+    """The median layer's attention in both runs of a trace recorded on a GPU; None of others."""
     device = trace.meta["machine"].get("device") or ""
     pairs = [
         (layer["seconds"]["dense_attention"], layer["seconds"]["sparse_run_attention"])
