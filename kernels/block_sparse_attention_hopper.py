@@ -12,7 +12,7 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma, warpgroup_mma, warpgroup_mma_wait
 
-from .hopper import descriptor, multiprocessors, real_keys
+from .hopper import descriptor, multiprocessors, real_keys, thread_sums
 from .primitives import LOG2_E, on_device, padded
 
 BLOCK = gl.constexpr(128)  # rows and keys of a tile
@@ -206,13 +206,6 @@ def _index(x, AXIS: gl.constexpr):
 
 
 @gluon.jit
-def _thread_sums(weights):
-    """[rows, 4]: what each of the four threads of a row adds up alone."""
-    ROWS: gl.constexpr = weights.type.shape[0]
-    return gl.sum(gl.sum(weights.reshape([ROWS, weights.type.shape[1] // 8, 4, 2]), 3), 1)
-
-
-@gluon.jit
 def _softmax(scores, top, total, scale_log2):
     """Weights of a step against the new running maximum, and the factor by which what came before shrinks."""
     new_top = gl.maximum(top, gl.max(scores, 1) * scale_log2)
@@ -220,7 +213,7 @@ def _softmax(scores, top, total, scale_log2):
     weights = gl.exp2(scores * scale_log2 - base[:, None])
     decay = gl.exp2(top - base)
     shrunk = total * gl.convert_layout(decay, gl.SliceLayout(1, total.type.layout))[:, None]
-    return weights, decay, new_top, shrunk + _thread_sums(weights)
+    return weights, decay, new_top, shrunk + thread_sums(weights)
 
 
 @gluon.jit
@@ -298,7 +291,7 @@ def _step(
             _clear_padding(v_smem.index(stage), start, lo, hi)
     else:
         weights = gl.exp2(scores * scale_log2 - top[:, None])
-        sums = _thread_sums(weights)
+        sums = thread_sums(weights)
         p = _here(_rounded(weights, acc, v_smem.dtype))
         if _too_large(sums, WHO) != 0:
             scores = _multiply_keys(q, k_smem.index(stage), zero)
@@ -349,7 +342,7 @@ def _overlapped_step(
         new_weights, decay, top, total = _softmax(scores, top, total, scale_log2)
     else:
         new_weights = gl.exp2(scores * scale_log2 - top[:, None])
-        sums = _thread_sums(new_weights)
+        sums = thread_sums(new_weights)
     # Waiting for the next stage here and not later keeps ptxas from moving the wait for the values above the softmax.
     mbarrier.wait(full.index(coming % STAGES), coming // STAGES & 1)
     acc, p = warpgroup_mma_wait(0, deps=[acc, p])
@@ -404,7 +397,7 @@ def _consume(
         first = block * BLOCK + WHO * HALF
         ahead = first + Nk - Nq
         top = gl.full([HALF], float("-inf"), gl.float32, row_layout)
-        total = _thread_sums(zero)
+        total = thread_sums(zero)
         acc = gl.zeros([HALF, BLOCK_DV], gl.float32, out_layout)
         if count > 0:
             steps, masked_steps = count * (BLOCK // KEYS), masked * (BLOCK // KEYS)

@@ -1,12 +1,16 @@
 """The row logsumexp for Hopper in Gluon: a producer warp streams the keys through TMA to four warpgroups; while one takes
-exponentials, the tensor cores multiply for another."""
+exponentials, the tensor cores multiply for another.
+
+A step takes its exponentials against the maximum of earlier steps: it looks for none, exchanges nothing between threads and
+rescales nothing. A sum loses nothing by being large, as long as it does not overflow. Only where a thread's sum exceeds 256, or
+there is no maximum yet, does the warp take the step again with its own."""
 
 import triton
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma
 
-from .hopper import descriptor, next_scores, real_keys, send_keys
+from .hopper import descriptor, next_scores, real_keys, send_keys, thread_sums
 from .primitives import LOG2_E, on_device, padded
 
 STAGES = {64: 8, 128: 4}  # padded head_dim -> steps of keys in flight
@@ -71,10 +75,43 @@ def _produce(descs, range_ptr, sizes, q_smem, k_smem, q_full, k_full, k_empty, H
 
 
 @gluon.jit
-def _add(scores, top, total, scale_log2):
-    new_top = gl.maximum(top, gl.max(scores, 1) * scale_log2)
-    base = gl.where(new_top == float("-inf"), 0.0, new_top)
-    return new_top, total * gl.exp2(top - base) + gl.sum(gl.exp2(scores * scale_log2 - base[:, None]), 1)
+def _declare_too_large(WHO: gl.constexpr):
+    """The PTX predicate through which `_too_large` hands a bit from tensors to a scalar; once for each warpgroup."""
+    gl.inline_asm_elementwise(f".reg .pred too_large{WHO}; mov.b32 $0, 0;", "=r", [], dtype=gl.int32, is_pure=False, pack=1)
+
+
+@gluon.jit
+def _too_large(sums, WHO: gl.constexpr):
+    """Whether a thread of the warp holds one of its two sums above 256 (or NaN): a scalar, which may differ among the warps of a
+    warpgroup. So what depends on it must need no other warp: no product, no barrier, no shared memory."""
+    asm: gl.constexpr = (
+        "{ .reg .pred mine; setp.gtu.f32 mine, $2, 256.0; setp.gtu.or.f32 mine, $3, 256.0, mine; "
+        f"vote.sync.any.pred too_large{WHO}, mine, -1; mov.b32 $0, $2; mov.b32 $1, $3; }}"
+    )
+    gl.inline_asm_elementwise(asm, "=r,=r,r,r", [sums], dtype=gl.float32, is_pure=False, pack=2)
+    return gl.inline_asm_elementwise(f"selp.b32 $0, 1, 0, too_large{WHO};", "=r", [], dtype=gl.int32, is_pure=False, pack=1)
+
+
+@gluon.jit
+def _exponentials(scores, top, scale_log2):
+    """2**(scaled score - top) of [rows, keys], added up by thread; top -inf: of a row that saw no key yet."""
+    base = gl.where(top == float("-inf"), 0.0, top)
+    return thread_sums(gl.exp2(scores * scale_log2 - base[:, None]))
+
+
+@gluon.jit
+def _add(scores, top, total, scale_log2, WHO: gl.constexpr):
+    """The step's exponentials, against the maximum so far or a new one, added to each thread's total [rows, 4]."""
+    sums = thread_sums(gl.exp2(scores * scale_log2 - top[:, None]))
+    if _too_large(sums, WHO) != 0:
+        new_top = gl.maximum(top, gl.max(scores, 1) * scale_log2)
+        decay = gl.exp2(top - gl.where(new_top == float("-inf"), 0.0, new_top))
+        total = total * gl.convert_layout(decay, gl.SliceLayout(1, total.type.layout))[:, None]
+        total += _exponentials(scores, new_top, scale_log2)
+        top = new_top
+    else:
+        total += sums
+    return top, total
 
 
 @gluon.jit
@@ -91,19 +128,21 @@ def _consume(
     rows = (block * GROUPS + WHO) * ROWS + gl.arange(0, ROWS, layout=rows_layout)
     positions = rows + Nk - Nq
     top = gl.full([ROWS], float("-inf"), gl.float32, rows_layout)
-    total = gl.zeros([ROWS], gl.float32, rows_layout)
     zero = gl.zeros([ROWS, KEYS], gl.float32, layout)
+    total = thread_sums(zero)
+    _declare_too_large(WHO)
     mbarrier.wait(q_full, 0)
     q = q_smem.index(WHO)
     for t in range(0, masked):
         scores = next_scores(q, zero, t, k_smem, k_full, k_empty, STAGES)
         keys = _key_tile(t, begin, full_begin, full_end, masked) * KEYS + gl.arange(0, KEYS, layout=gl.SliceLayout(0, layout))
         visible = (keys[None, :] <= positions[:, None]) & (keys[None, :] >= lo) & (keys[None, :] < hi)
-        top, total = _add(gl.where(visible, scores, float("-inf")), top, total, scale_log2)
+        top, total = _add(gl.where(visible, scores, float("-inf")), top, total, scale_log2, WHO)
     count = end - begin
     for t in range(masked, count):
         scores = next_scores(q, zero, t, k_smem, k_full, k_empty, STAGES)
-        top, total = _add(scores, top, total, scale_log2)
+        top, total = _add(scores, top, total, scale_log2, WHO)
+    total = gl.convert_layout(gl.sum(total, 1), rows_layout)
     alive = (positions < hi) & (total > 0)
     lse = gl.where(alive, (top + gl.log2(gl.where(alive, total, 1.0))) * 0.6931471805599453, float("-inf"))
     gl.store(lse_ptr + row.to(gl.int64) * Nq + rows, lse, mask=rows < Nq)

@@ -186,13 +186,14 @@ def test_strides(device, dtype, poison):
     compare(q, k, v, mask[:, :1].expand(-1, 4, -1, -1))
 
 
-@pytest.mark.parametrize("kind", ["huge", "rising", "equal", "dominant"])
+@pytest.mark.parametrize("kind", ["huge", "rising", "falling", "equal", "dominant"])
 def test_extreme_logits(device, dtype, poison, kind):
     q, k, v, mask, _ = inputs(device, dtype)
     if kind == "huge":  # logits of about +-1e4
         compare(q * 16, k * 16, v, mask, scale=5.0)
-    elif kind == "rising":  # each tile's maximum is far above that of the one before
-        compare(q, k * torch.linspace(0.1, 60, k.shape[2], device=device)[:, None].to(dtype), v, mask)
+    elif kind in ("rising", "falling"):  # each tile's maximum is far above, or below, that of the one before
+        growth = torch.linspace(0.1, 60, k.shape[2], device=device)[:, None].to(dtype)
+        compare(q, k * (growth if kind == "rising" else growth.flip(0)), v, mask)
     elif kind == "equal":
         compare(q, torch.zeros_like(k), v, mask)
     else:
