@@ -151,7 +151,7 @@ def test_the_page_says_what_the_rows_say(monkeypatch, trace, tmp_path):
     assert not app.exception
     assert "SampleAttention: 10.0 times faster than cuDNN dense at 128K tokens, slower below 13K" in said
     assert "Choosing the tiles adds 40% at 128K tokens" in said
-    assert "Sparse attention: 400 TFLOP/s, 50% of what is possible" in said
+    assert "Sparse attention: 400 TFLOP/s, 50% of the roof" in said
     assert "H100, 2026-01-01, torch 2.11" in said
 
 

@@ -111,7 +111,7 @@ def _roofline(rows, roof, kind, opened) -> None:
         return
     best = max(ours, key=lambda row: row["tflops"])
     possible, reached = float(roof.limit(benchmarks.intensity(best))), best["tflops"]
-    sentence = f"Sparse attention: {figure.rate(reached)}, {reached / possible:.0%} of what is possible"
+    sentence = f"Sparse attention: {figure.rate(reached)}, {reached / possible:.0%} of the roof"
 
     def chart():
         return figure.roofline(counted, roof, benchmarks.intensity, sentence, _footer(rows))
@@ -119,7 +119,8 @@ def _roofline(rows, roof, kind, opened) -> None:
     _draw("roofline", sentence, kind, chart, opened)
     st.caption(
         f"The roof is what this machine reached in the same run: {figure.rate(roof.rate)} in a large matrix product, "
-        f"{roof.bandwidth * 1e3:,.0f} GB/s in a copy. Causal operations and bytes are counted once."
+        f"{roof.bandwidth * 1e3:,.0f} GB/s in a copy. A kernel may pass it by some percent: the clock changes with the "
+        "load. Causal operations and bytes are counted once."
     )
 
 
