@@ -12,7 +12,8 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma, warpgroup_mma, warpgroup_mma_wait
 
-from .hopper import descriptor, multiprocessors, real_keys, thread_sums
+from .hopper import descriptor, multiprocessors, real_keys
+from .hopper_softmax import declare_too_large, masked_scores, shrink, softmax, thread_sums, too_large
 from .primitives import LOG2_E, on_device, padded
 
 BLOCK = gl.constexpr(128)  # rows and keys of a tile
@@ -171,75 +172,6 @@ def _expect(bar, K_BYTES: gl.constexpr, V_BYTES: gl.constexpr, keys_too, values_
 
 
 @gluon.jit
-def _masked(scores, ahead, lo, hi, HAS_RANGE: gl.constexpr):
-    """-inf where row r of the warpgroup can't see key c of the step: c > r + ahead, or c outside lo .. hi - 1 (of the step).
-
-    Rows are counted as 16 w + 8 r + t and keys as 8 a + 2 b + c: w, t and b tell threads apart; r, a and c, what a thread holds.
-    So one number per thread is compared with constants."""
-    KEYS: gl.constexpr = scores.type.shape[1]
-    cells = scores.reshape([4, 2, 8, KEYS // 8, 4, 2])
-    w, r, t = _index(cells, 0), _index(cells, 1), _index(cells, 2)
-    a, b, c = _index(cells, 3), _index(cells, 4), _index(cells, 5)
-    visible = 8 * a + c - 8 * r <= 16 * w + t - 2 * b + ahead
-    if HAS_RANGE:
-        visible = visible & (8 * a + c >= lo - 2 * b) & (8 * a + c < hi - 2 * b)
-    return gl.convert_layout(gl.where(visible, cells, float("-inf")).reshape(scores.type.shape), scores.type.layout)
-
-
-@gluon.constexpr_function
-def _along(layout, axis, rank):
-    for other in reversed(range(rank)):
-        if other != axis:
-            layout = gl.SliceLayout(other, layout)
-    return layout
-
-
-@gluon.jit
-def _index(x, AXIS: gl.constexpr):
-    """The place along an axis of x, of x's rank and layout."""
-    RANK: gl.constexpr = len(x.type.shape)
-    place = gl.arange(0, x.type.shape[AXIS], layout=_along(x.type.layout, AXIS, RANK))
-    for other in gl.static_range(RANK):
-        if other != AXIS:
-            place = gl.expand_dims(place, other)
-    return place
-
-
-@gluon.jit
-def _softmax(scores, top, total, scale_log2):
-    """Weights of a step against the new running maximum, and the factor by which what came before shrinks."""
-    new_top = gl.maximum(top, gl.max(scores, 1) * scale_log2)
-    base = gl.where(new_top == float("-inf"), 0.0, new_top)
-    weights = gl.exp2(scores * scale_log2 - base[:, None])
-    decay = gl.exp2(top - base)
-    shrunk = total * gl.convert_layout(decay, gl.SliceLayout(1, total.type.layout))[:, None]
-    return weights, decay, new_top, shrunk + thread_sums(weights)
-
-
-@gluon.jit
-def _shrink(acc, decay):
-    return acc * gl.convert_layout(decay, gl.SliceLayout(1, acc.type.layout))[:, None]
-
-
-@gluon.jit
-def _declare_too_large(WHO: gl.constexpr):
-    """The PTX predicate through which `_too_large` hands a bit from tensors to a scalar."""
-    gl.inline_asm_elementwise(f".reg .pred too_large{WHO}; mov.b32 $0, 0;", "=r", [], dtype=gl.int32, is_pure=False, pack=1)
-
-
-@gluon.jit
-def _too_large(sums, WHO: gl.constexpr):
-    """Whether a thread of the warpgroup holds a sum above 256 (or NaN): a scalar. Its threads meet at a hardware barrier (10 or
-    11, which Triton does not use) that combines their answers; a reduction to a scalar would go through shared memory."""
-    asm: gl.constexpr = (
-        "{ .reg .pred mine; setp.gtu.f32 mine, $2, 256.0; setp.gtu.or.f32 mine, $3, 256.0, mine; "
-        f"barrier.cta.red.or.pred too_large{WHO}, {10 + WHO}, 128, mine; mov.b32 $0, $2; mov.b32 $1, $3; }}"
-    )
-    gl.inline_asm_elementwise(asm, "=r,=r,r,r", [sums], dtype=gl.float32, is_pure=False, pack=2)
-    return gl.inline_asm_elementwise(f"selp.b32 $0, 1, 0, too_large{WHO};", "=r", [], dtype=gl.int32, is_pure=False, pack=1)
-
-
-@gluon.jit
 def _rounded(weights, acc, dtype: gl.constexpr):
     """Weights as the left side of the product that acc takes."""
     return gl.convert_layout(weights, gl.DotOperandLayout(0, acc.type.layout, 2)).to(dtype)
@@ -283,9 +215,9 @@ def _step(
     mbarrier.wait(full.index(stage), done // STAGES & 1)
     scores = _multiply_keys(q, k_smem.index(stage), zero)
     if MASKED:
-        scores = _masked(scores, ahead - start, lo - start, hi - start, HAS_RANGE)
-        weights, decay, top, total = _softmax(scores, top, total, scale_log2)
-        acc = _shrink(acc, decay)
+        scores = masked_scores(scores, ahead - start, lo - start, hi - start, HAS_RANGE)
+        weights, decay, top, total = softmax(scores, top, total, scale_log2)
+        acc = shrink(acc, decay)
         p = _rounded(weights, acc, v_smem.dtype)
         if HAS_RANGE:
             _clear_padding(v_smem.index(stage), start, lo, hi)
@@ -293,10 +225,10 @@ def _step(
         weights = gl.exp2(scores * scale_log2 - top[:, None])
         sums = thread_sums(weights)
         p = _here(_rounded(weights, acc, v_smem.dtype))
-        if _too_large(sums, WHO) != 0:
+        if too_large(sums, WHO, True) != 0:
             scores = _multiply_keys(q, k_smem.index(stage), zero)
-            weights, decay, top, total = _softmax(scores, top, total, scale_log2)
-            acc = _shrink(acc, decay)
+            weights, decay, top, total = softmax(scores, top, total, scale_log2)
+            acc = shrink(acc, decay)
             p = _rounded(weights, acc, v_smem.dtype)
         else:
             total += sums
@@ -338,8 +270,8 @@ def _overlapped_step(
     _give_turn(1 - WHO)
     scores = warpgroup_mma_wait(1, deps=[scores])
     if MASKED:
-        scores = _masked(scores, ahead - start, lo - start, hi - start, HAS_RANGE)
-        new_weights, decay, top, total = _softmax(scores, top, total, scale_log2)
+        scores = masked_scores(scores, ahead - start, lo - start, hi - start, HAS_RANGE)
+        new_weights, decay, top, total = softmax(scores, top, total, scale_log2)
     else:
         new_weights = gl.exp2(scores * scale_log2 - top[:, None])
         sums = thread_sums(new_weights)
@@ -347,11 +279,11 @@ def _overlapped_step(
     mbarrier.wait(full.index(coming % STAGES), coming // STAGES & 1)
     acc, p = warpgroup_mma_wait(0, deps=[acc, p])
     if MASKED:
-        acc = _shrink(acc, decay)
-    elif _too_large(sums, WHO) != 0:
+        acc = shrink(acc, decay)
+    elif too_large(sums, WHO, True) != 0:
         scores = _multiply_keys(q, k_smem.index(stage), zero)
-        new_weights, decay, top, total = _softmax(scores, top, total, scale_log2)
-        acc = _shrink(acc, decay)
+        new_weights, decay, top, total = softmax(scores, top, total, scale_log2)
+        acc = shrink(acc, decay)
     else:
         total += sums
     mbarrier.arrive(empty.index(stage), count=1)
@@ -387,7 +319,7 @@ def _consume(
     store_layout: gl.constexpr = _store_layout(BLOCK_DV)
     zero = gl.zeros([HALF, KEYS], gl.float32, score_layout)
     done, queries, works = 0, 0, 0
-    _declare_too_large(WHO)
+    declare_too_large(WHO)
     if OVERLAP and WHO == 1:
         _give_turn(0)
     index, count, masked, start = _hear(work_smem, work_full, work_empty, works)
@@ -411,8 +343,8 @@ def _consume(
                 mbarrier.wait(full.index(stage), done // STAGES & 1)
                 scores = _multiply_keys(q, k_smem.index(stage), zero)
                 mbarrier.arrive(empty.index(stage), count=1)
-                scores = _masked(scores, ahead - start, lo - start, hi - start, HAS_RANGE)
-                weights, decay, top, total = _softmax(scores, top, total, scale_log2)
+                scores = masked_scores(scores, ahead - start, lo - start, hi - start, HAS_RANGE)
+                weights, decay, top, total = softmax(scores, top, total, scale_log2)
                 weights = gl.convert_layout(weights, gl.DotOperandLayout(0, out_layout, 2))
                 mbarrier.wait(full.index((done + 1) % STAGES), (done + 1) // STAGES & 1)
                 unmasked = gl.maximum(masked_steps, 1)

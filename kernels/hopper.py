@@ -69,10 +69,3 @@ def next_scores(q, zero, step, k_smem, k_full, k_empty, STAGES: gl.constexpr):
     scores = warpgroup_mma_wait(0, deps=[scores])
     mbarrier.arrive(k_empty.index(step % STAGES), count=1)
     return scores
-
-
-@gluon.jit
-def thread_sums(weights):
-    """[rows, 4]: what each of the four threads of a row of [rows, keys] adds up alone, in a product's layout."""
-    ROWS: gl.constexpr = weights.type.shape[0]
-    return gl.sum(gl.sum(weights.reshape([ROWS, weights.type.shape[1] // 8, 4, 2]), 3), 1)

@@ -10,7 +10,8 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma
 
-from .hopper import descriptor, next_scores, real_keys, send_keys, thread_sums
+from .hopper import descriptor, next_scores, real_keys, send_keys
+from .hopper_softmax import declare_too_large, shrink, thread_sums, too_large
 from .primitives import LOG2_E, on_device, padded
 
 STAGES = {64: 8, 128: 4}  # padded head_dim -> steps of keys in flight
@@ -75,39 +76,14 @@ def _produce(descs, range_ptr, sizes, q_smem, k_smem, q_full, k_full, k_empty, H
 
 
 @gluon.jit
-def _declare_too_large(WHO: gl.constexpr):
-    """The PTX predicate through which `_too_large` hands a bit from tensors to a scalar; once for each warpgroup."""
-    gl.inline_asm_elementwise(f".reg .pred too_large{WHO}; mov.b32 $0, 0;", "=r", [], dtype=gl.int32, is_pure=False, pack=1)
-
-
-@gluon.jit
-def _too_large(sums, WHO: gl.constexpr):
-    """Whether a thread of the warp holds one of its two sums above 256 (or NaN): a scalar, which may differ among the warps of a
-    warpgroup. So what depends on it must need no other warp: no product, no barrier, no shared memory."""
-    asm: gl.constexpr = (
-        "{ .reg .pred mine; setp.gtu.f32 mine, $2, 256.0; setp.gtu.or.f32 mine, $3, 256.0, mine; "
-        f"vote.sync.any.pred too_large{WHO}, mine, -1; mov.b32 $0, $2; mov.b32 $1, $3; }}"
-    )
-    gl.inline_asm_elementwise(asm, "=r,=r,r,r", [sums], dtype=gl.float32, is_pure=False, pack=2)
-    return gl.inline_asm_elementwise(f"selp.b32 $0, 1, 0, too_large{WHO};", "=r", [], dtype=gl.int32, is_pure=False, pack=1)
-
-
-@gluon.jit
-def _exponentials(scores, top, scale_log2):
-    """2**(scaled score - top) of [rows, keys], added up by thread; top -inf: of a row that saw no key yet."""
-    base = gl.where(top == float("-inf"), 0.0, top)
-    return thread_sums(gl.exp2(scores * scale_log2 - base[:, None]))
-
-
-@gluon.jit
 def _add(scores, top, total, scale_log2, WHO: gl.constexpr):
     """The step's exponentials, against the maximum so far or a new one, added to each thread's total [rows, 4]."""
     sums = thread_sums(gl.exp2(scores * scale_log2 - top[:, None]))
-    if _too_large(sums, WHO) != 0:
+    if too_large(sums, WHO, False) != 0:
         new_top = gl.maximum(top, gl.max(scores, 1) * scale_log2)
-        decay = gl.exp2(top - gl.where(new_top == float("-inf"), 0.0, new_top))
-        total = total * gl.convert_layout(decay, gl.SliceLayout(1, total.type.layout))[:, None]
-        total += _exponentials(scores, new_top, scale_log2)
+        base = gl.where(new_top == float("-inf"), 0.0, new_top)
+        total = shrink(total, gl.exp2(top - base))
+        total += thread_sums(gl.exp2(scores * scale_log2 - base[:, None]))
         top = new_top
     else:
         total += sums
@@ -130,7 +106,7 @@ def _consume(
     top = gl.full([ROWS], float("-inf"), gl.float32, rows_layout)
     zero = gl.zeros([ROWS, KEYS], gl.float32, layout)
     total = thread_sums(zero)
-    _declare_too_large(WHO)
+    declare_too_large(WHO)
     mbarrier.wait(q_full, 0)
     q = q_smem.index(WHO)
     for t in range(0, masked):
