@@ -7,30 +7,13 @@ import zipfile
 
 import numpy as np
 import pytest
-from driver import BOARD, CHROMIUM, MAP, ROOT, app, browser, cell_of, settle
-from synthetic_trace import write_synthetic_trace
+from driver import BOARD, CHROMIUM, MAP, ROOT, app, cell_of, settle
 
 from sampleattn.trace import Trace
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")]
 LOCAL = ("http://127.0.0.1", "file:", "data:", "blob:")
 TEXT = "\n".join(f"def function_{i}(value):\n    return value * {i} + function_{i // 2}(value)\n" for i in range(24))
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory):
-    real = ROOT / "data" / "traces" / "demo.zip"
-    if real.is_file():
-        return real
-    folder = tmp_path_factory.mktemp("demo")
-    write_synthetic_trace(folder / "trace", layers=4, heads=6, tokens=1024)
-    return Trace.load(folder / "trace").save(folder / "demo.zip")
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with browser() as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """Compare in a real browser: two heads with one window and one scale, their difference, and the state in the address."""
 
 import pytest
-from driver import BOARD, CHROMIUM, app, browser, cell_of, settle
+from driver import BOARD, CHROMIUM, app, cell_of, settle
 from synthetic_trace import write_synthetic_trace
 
 from sampleattn.trace import Trace
@@ -14,12 +14,6 @@ def trace(tmp_path_factory):
     folder = tmp_path_factory.mktemp("compare")
     write_synthetic_trace(folder / "trace", layers=2, heads=4, tokens=1024)
     return Trace.load(folder / "trace")
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with browser() as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import statistics
 import time
 
 import pytest
-from driver import BOARD, CHROMIUM, MAP, app, browser, cell_of, settle, wait_for_map
+from driver import BOARD, CHROMIUM, MAP, app, cell_of, settle, wait_for_map
 from synthetic_trace import write_synthetic_trace
 
 from sampleattn.trace import Trace
@@ -17,12 +17,6 @@ def trace(tmp_path_factory):
     folder = tmp_path_factory.mktemp("heads")
     write_synthetic_trace(folder / "trace", layers=32, heads=32, kv_heads=8, tokens=256, dense_layers=(3,))
     return Trace.load(folder / "trace")
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with browser() as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")

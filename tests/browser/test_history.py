@@ -1,7 +1,7 @@
 """The browser's Back button: one press undoes one act, on a page and between pages."""
 
 import pytest
-from driver import BOARD, CHROMIUM, MAP, app, browser, cell_of, settle, wait_for_map
+from driver import BOARD, CHROMIUM, MAP, app, cell_of, settle, wait_for_map
 from synthetic_trace import write_synthetic_trace
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")]
@@ -13,12 +13,6 @@ def url(tmp_path_factory):
     write_synthetic_trace(folder / "trace", layers=4, heads=6, tokens=1024)
     with app(tmp_path_factory.mktemp("elsewhere"), folder / "trace") as address:
         yield address
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with browser() as opened:
-        yield opened
 
 
 @pytest.fixture

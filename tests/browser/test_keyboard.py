@@ -1,7 +1,7 @@
 """Without a mouse: the Tab key reaches every button, link and field of a page, and what has the focus is seen."""
 
 import pytest
-from driver import CHROMIUM, app, browser, settle
+from driver import CHROMIUM, app, settle
 from synthetic_trace import write_synthetic_trace
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")]
@@ -38,12 +38,6 @@ def url(tmp_path_factory):
     write_synthetic_trace(folder / "trace", layers=2, heads=4, tokens=640)
     with app(tmp_path_factory.mktemp("elsewhere"), folder / "trace") as address:
         yield address
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with browser() as opened:
-        yield opened
 
 
 @pytest.mark.parametrize("path", PAGES)

@@ -4,7 +4,7 @@ import statistics
 import time
 
 import pytest
-from driver import CHROMIUM, MAP, app, browser, wait_for_map, wheel
+from driver import CHROMIUM, MAP, app, wait_for_map, wheel
 from long_trace import write_long_trace
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")]
@@ -15,12 +15,6 @@ TOKENS, NEEDLE = 131072, (100_003, 30_011)
 def planted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("long")
     return folder / "trace", write_long_trace(folder / "trace", TOKENS, NEEDLE)
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with browser() as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")

@@ -6,23 +6,12 @@ import time
 
 import numpy as np
 import pytest
-from driver import CHROMIUM, MAP, ROOT, app, browser, settle, wait_for_target
-from synthetic_trace import write_synthetic_trace
+from driver import CHROMIUM, MAP, app, browser, settle, wait_for_target
 
 from sampleattn.trace import Trace
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")]
 BOARD = ".root[data-state=ready][data-name^=Density]"
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory):
-    real = ROOT / "data" / "traces" / "demo.zip"
-    if real.is_file():
-        return real
-    folder = tmp_path_factory.mktemp("demo")
-    write_synthetic_trace(folder / "trace", layers=4, heads=6, tokens=1500, pin_layers=())
-    return Trace.load(folder / "trace").save(folder / "demo.zip")
 
 
 @pytest.fixture(scope="module")
