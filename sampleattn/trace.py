@@ -9,7 +9,7 @@ import numpy as np
 
 from sampleattn.config import SampleAttentionConfig
 from sampleattn.estimate_table import FIELDS, KINDS, TARGETS, EstimateTable
-from sampleattn.recall import reached_by
+from sampleattn.recall import SHARES, reached_by
 from sampleattn.trace_files import ArrayFile, open_source, read_meta_bytes, trace_errors
 from sampleattn.trace_format import (
     HEADS,
@@ -188,6 +188,14 @@ class Trace:
         for layer in self.recorded_layers:
             for head in range(self.heads):
                 values[layer, head] = reached_by(self.recall(layer, head), self.config.rows_at_target)
+        return values
+
+    @cached_property
+    def recall_of_99(self) -> np.ndarray:
+        """The recall that 99% of all rows reach: exact at every level, from the layers' files. float [layers, heads]"""
+        values, place = np.full((self.layers, self.heads), np.nan), SHARES.index(0.01)
+        for layer in self.recorded_layers:
+            values[layer] = [self.recall_quantiles(layer, head)[place] for head in range(self.heads)]
         return values
 
     @cached_property

@@ -25,6 +25,14 @@ def test_every_number_is_of_every_head_and_unknown_where_not_recorded(trace):
         assert low <= np.nanmin(values) and np.nanmax(values) <= high
 
 
+def test_99_in_100_rows_reach_the_recall_shown_and_no_more(trace):
+    shown = BY_NAME["Recall of 99% of rows"].values(trace)
+    for layer, head in np.ndindex(2, 6):
+        recall = trace.recall(layer, head)
+        assert (recall >= shown[layer, head]).mean() >= 0.99
+        assert shown[layer, head] == recall.max() or (recall > shown[layer, head]).mean() < 0.99
+
+
 def test_the_share_in_columns_tells_columns_from_slashes(trace):
     """Head h of layer 0 has the pattern KINDS[h]: 2 a column, 3 a slash."""
     share = column_share(trace)

@@ -51,7 +51,8 @@ def folder_bytes(trace):
 
 def test_a_summary_keeps_the_numbers_and_the_selection_whole(explore, summary):
     assert (explore.level, summary.level) == ("explore", "summary")
-    for name in ("density", "cra", "sampled_cra", "output_error", "oracle_density", "rows_at_target", "recall_reached"):
+    numbers = "density cra sampled_cra output_error oracle_density rows_at_target recall_reached recall_of_99"
+    for name in numbers.split():
         assert np.array_equal(getattr(summary, name), getattr(explore, name))
     for place in places(explore):
         assert np.array_equal(summary.block_mask(*place), explore.block_mask(*place))

@@ -47,7 +47,7 @@ def copy(folder, tmp_path):
 def read_everything(trace):
     """Every array that a view may ask for."""
     names = ("density", "cra", "sampled_cra", "output_error", "oracle_density", "rows_at_target", "recall_reached",
-             "sparse_run_density")  # fmt: skip
+             "recall_of_99", "sparse_run_density")  # fmt: skip
     values = [trace.token_ids, trace.offsets, np.array(trace.tokens), *(getattr(trace, name) for name in names)]
     values += [trace.columns_kept, trace.slashes_kept]
     for layer in trace.recorded_layers:
