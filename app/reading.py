@@ -34,6 +34,13 @@ def excerpt(trace, first: int, end: int, limit: int = 80) -> str:
     return SPACES.sub(" ", visible(text[:limit])) + ("…" if stop - begin > limit else "")
 
 
+def text_before(trace, end: int, limit: int = 80) -> str:
+    """The last `limit` signs of the prompt's text before token `end`, on one line."""
+    stop = int(trace.offsets[end, 0]) if end < trace.length else len(trace.text)
+    begin = max(0, stop - limit)
+    return ("…" if begin else "") + SPACES.sub(" ", visible(trace.text[begin:stop]))
+
+
 def model_name(trace) -> str:
     name = trace.meta["model"]["name"]
     return "bundled model" if name == "bundled" else visible(name)[:60]

@@ -43,7 +43,13 @@ def charts():
         "over length": speed.over_length(rows, HOSTILE, HOSTILE, slower_until=9000.0),
         "roofline": speed.roofline(rows, benchmarks.Roof(10.0, 0.5), benchmarks.intensity, HOSTILE, HOSTILE),
         "divergence": output.divergence(
-            np.arange(5), np.array([0, 1e-3, 0.1, np.nan, 1]), np.array([True, True, False, True, False]), "x", HOSTILE, HOSTILE
+            np.arange(5),
+            np.array([0, 1e-3, 0.1, np.nan, 1]),
+            np.array([True, True, False, True, False]),
+            [HOSTILE] * 5,
+            "x",
+            HOSTILE,
+            HOSTILE,
         ),
     }
 
@@ -136,6 +142,21 @@ def test_recall_shows_the_least_of_each_group_of_rows():
     assert isinstance(least, Line) and len(least.y) == recall.POINTS and least.y.min() == np.float32(0.1)
     short = recall.chart(values[:10], 0.9, "t", "f")
     assert len(short.layers) == 2 and len(short.layers[0].y) == 10
+
+
+def test_what_falls_below_the_target_is_marked_from_the_target_down():
+    values = np.ones(100, np.float32)
+    values[[20, 70]] = 0.5, 0.8
+    below = next(layer for layer in recall.chart(values, 0.9, "t", "f").layers if "below" in layer.name)
+    assert below.name == "below the target (2 of 100)"
+    assert below.x[~np.isnan(below.x)].tolist() == [20, 20, 70, 70]
+    np.testing.assert_allclose(below.y[~np.isnan(below.y)], [0.9, 0.5, 0.9, 0.8], rtol=1e-6)
+
+
+def test_small_divergences_are_written_as_powers_and_the_smallest_are_drawn_at_the_last_tick():
+    assert [output.scientific(value) for value in (0.0, 0.0067, 3.8e-5, -2e-12)] == ["0", "0.0067", "3.8 × 10⁻⁵", "-2.0 × 10⁻¹²"]
+    chart = CHARTS["divergence"]
+    assert chart.y_ticks[0] == (output.LEAST, "≤ 10⁻⁹") and chart.y_ticks[-1] == (1.0, "10⁰")
 
 
 def test_figures_load_neither_streamlit_nor_torch_nor_matplotlib():

@@ -20,16 +20,15 @@ def figure(chart: Chart, standalone: bool = False) -> go.Figure:
         _add(layer, fig)
     fig.update_layout(
         height=chart.height,
-        margin={"l": 10, "r": 10, "t": 34, "b": 10},
+        margin={"l": 10, "r": 90 if any(isinstance(layer, Level) for layer in chart.layers) else 10, "t": 34, "b": 10},
         legend={"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom"},
         hovermode="closest",
         showlegend=sum(not isinstance(layer, (Heat, Level, Span)) for layer in chart.layers) > 1,
         barmode="group",
     )
-    fig.update_xaxes(title_text=escape(chart.x), type="log" if chart.log_x else "-", automargin=True, **_ticks(chart.x_ticks))
-    fig.update_yaxes(title_text=escape(chart.y), type="log" if chart.log_y else "-", automargin=True, **_ticks(chart.y_ticks))
-    if chart.log_y:
-        fig.update_yaxes(dtick=1, exponentformat="power")
+    plain = {"automargin": True, "exponentformat": "none", "separatethousands": True}
+    fig.update_xaxes(title_text=escape(chart.x), type="log" if chart.log_x else "-", **plain, **_ticks(chart.x_ticks))
+    fig.update_yaxes(title_text=escape(chart.y), type="log" if chart.log_y else "-", **plain, **_ticks(chart.y_ticks))
     if chart.y_range:
         fig.update_yaxes(range=chart.y_range)
     if chart.downwards:
@@ -41,7 +40,7 @@ def figure(chart: Chart, standalone: bool = False) -> go.Figure:
         fig.update_layout(
             title={"text": escape(chart.title), "font": {"size": 16}},
             height=max(chart.height, 760 if chart.square else 480),
-            margin={"t": 90, "b": 120, "l": 60, "r": 40},
+            margin={"t": 90, "b": 120, "l": 60, "r": 90},
             template="plotly_white",
         )
         fig.add_annotation(
@@ -110,7 +109,7 @@ def _(layer: Level, fig):
         y=layer.y,
         line={"color": layer.colour, "dash": "dash", "width": 1.5},
         annotation_text=escape(layer.name),
-        annotation_position="bottom right",
+        annotation_position="right",
     )
 
 

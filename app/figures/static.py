@@ -86,7 +86,8 @@ def _(layer: Span, axes):
 @_draw.register
 def _(layer: Level, axes):
     axes.axhline(layer.y, color=layer.colour, linestyle="--", linewidth=1)
-    axes.annotate(layer.name, (1, layer.y), xycoords=("axes fraction", "data"), ha="right", va="top", fontsize=8)
+    place = {"xycoords": ("axes fraction", "data"), "xytext": (4, 0), "textcoords": "offset points"}
+    axes.annotate(layer.name, (1, layer.y), ha="left", va="center", fontsize=8, **place)
 
 
 @_draw.register

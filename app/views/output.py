@@ -19,11 +19,12 @@ def page() -> None:
     prompt_chart(opened)
     if len(output.continuation_kl):
         steps = np.arange(len(output.continuation_kl))
+        mean, greatest = (figure.scientific(of(output.continuation_kl)) for of in (np.nanmean, np.nanmax))
         title = (
-            f"Over the {len(steps)} tokens after the prompt (both runs read the dense text): "
-            f"mean KL {np.nanmean(output.continuation_kl):.2g} nats, greatest {np.nanmax(output.continuation_kl):.2g}"
+            f"Over the {len(steps)} tokens after the prompt, of the dense text for both: mean KL {mean} nats, greatest {greatest}"
         )
-        _chart(opened, "continuation", steps, output.continuation_kl, None, "token after the prompt", title)
+        texts = [f"token {step} of the dense text" for step in steps]
+        _chart(opened, "continuation", steps, output.continuation_kl, None, texts, "token after the prompt", title)
 
 
 def continuations(output) -> None:
@@ -49,15 +50,16 @@ def prompt_chart(opened) -> None:
     """How far the predictions are apart at positions of the prompt, and where the likeliest token differs."""
     output = opened.trace.output
     title = (
-        f"At {len(output.positions):,} positions of the prompt: mean KL {np.nanmean(output.kl):.2g} nats, "
+        f"At {len(output.positions):,} positions of the prompt: mean KL {figure.scientific(np.nanmean(output.kl))} nats, "
         f"the same likeliest token at {output.top1_equal.mean():.1%}"
     )
-    _chart(opened, "prompt", output.positions, output.kl, output.top1_equal, "prompt position (token)", title)
+    texts = [f"token {at:,}, after {reading.text_before(opened.trace, at + 1, 40)}" for at in output.positions.tolist()]
+    _chart(opened, "prompt", output.positions, output.kl, output.top1_equal, texts, "prompt position (token)", title)
 
 
-def _chart(opened, name, positions, kl, same, x, title) -> None:
+def _chart(opened, name, positions, kl, same, texts, x, title) -> None:
     def chart():
-        return figure.divergence(positions, kl, same, x, title, reading.footer(opened.trace))
+        return figure.divergence(positions, kl, same, texts, x, title, reading.footer(opened.trace))
 
     parts.heading(f"{title}.", "recorded", lambda: export.menu(f"output_{name}", chart, opened, f"output_{name}"))
     st.plotly_chart(interactive.figure(chart()), key=f"chart_{name}", alt=title)

@@ -42,22 +42,23 @@ def page() -> None:
 
 
 def _worst(trace, recall, layer) -> None:
-    order = np.argsort(recall, kind="stable")[:WORST]
+    order = np.argsort(recall, kind="stable")[:WORST].tolist()
     sampled = set(trace.rows(layer).tolist())
-    st.markdown("**The rows that keep the least**, with the text before them")
+    st.markdown("**The rows that keep the least** of their attention, with the text before them")
     st.dataframe(
         {
             "row": order,
             "recall": recall[order],
-            "sampled": [int(row) in sampled for row in order],
-            "token": [reading.excerpt(trace, int(row), int(row) + 1, 24) for row in order],
-            "text before it": [reading.excerpt(trace, max(0, int(row) - 24), int(row), 90) for row in order],
+            "sampled": ["yes" if row in sampled else "no" for row in order],
+            "token": [reading.excerpt(trace, row, row + 1, 24) for row in order],
+            "text before it": [reading.text_before(trace, row, 50) for row in order],
         },
         hide_index=True,
+        height="content",
         column_config={
-            "row": st.column_config.NumberColumn(width=65),
+            "row": st.column_config.NumberColumn(format="localized", width=70),
             "recall": st.column_config.NumberColumn(format="%.3f", width=65),
-            "sampled": st.column_config.CheckboxColumn(width=70),
+            "sampled": st.column_config.TextColumn(width=70),
             "token": st.column_config.TextColumn(width=90),
         },
     )
@@ -73,10 +74,14 @@ def _worst_parts(trace, layer, head) -> None:
         {
             "rows": [reading.rows_of_part(trace, known, part).removeprefix("rows ") for part in order.tolist()],
             "least recall": least[order],
-            "text": [reading.excerpt(trace, int(edges[part]), int(edges[part + 1]), 110) for part in order],
+            "text": [reading.excerpt(trace, int(edges[part]), int(edges[part + 1]), 70) for part in order],
         },
         hide_index=True,
-        column_config={"least recall": st.column_config.NumberColumn(format="%.3f", width=90)},
+        height="content",
+        column_config={
+            "rows": st.column_config.TextColumn(width=140),
+            "least recall": st.column_config.NumberColumn(format="%.3f", width=90),
+        },
     )
     quantiles = dict(zip(SHARES, trace.recall_quantiles(layer, head).tolist(), strict=True))
     why = "The level *summary* keeps" if trace.level == "summary" else "Of a prompt this long, heads that are not pinned keep"
@@ -97,5 +102,6 @@ def _meaning(trace) -> None:
     st.markdown(
         f"Recall of a row is the share of its dense attention that lies in the tiles computed. "
         f"The target is an aim, not a guarantee: {aim}. "
-        "Rows that were not sampled may fall short, and the worst row often does. The line above is exact: every row was checked."
+        "Rows that were not sampled may fall short, and the worst row often does. The numbers above are exact: every row was "
+        "checked."
     )
