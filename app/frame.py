@@ -20,6 +20,8 @@ PAGES = (
     (speed.page, "Speed", "speed", ":material/speed:", "Is it worth it on my GPU, at my length?"),
     (output.page, "Output", "output", ":material/compare_arrows:", "Does the model still say the same?"),
 )
+# Pages that show nothing of a single head: its choice keeps its value there, but is hidden.
+HEADLESS = (TEXT, "Speed", "Output")
 QUESTIONS = {name: question for _, name, _, _, question in PAGES}
 
 
@@ -47,7 +49,7 @@ def run() -> None:
     for sentence in session.said():
         st.info(sentence, icon=":material/info:")
     try:
-        _what_is_open(opened, QUESTIONS[chosen.title])
+        _what_is_open(opened, chosen.title)
         chosen.run()
     except TraceError as error:
         _unreadable(error)
@@ -61,17 +63,19 @@ def _unreadable(error: TraceError) -> None:
         st.rerun()
 
 
-def _what_is_open(opened, question: str) -> None:
+def _what_is_open(opened, name: str) -> None:
+    """The page's question, what is open, and the choice of a layer and a head."""
     trace = opened.trace
     line, choice = st.columns([3, 1], vertical_alignment="center")
     state = "" if trace.complete else " · recording stopped early, layers recorded so far"
     line.markdown(
-        f"## {question}\n\n**{plain(title(trace))}** · {trace.length:,} tokens · {plain(model_name(trace))}, "
+        f"## {QUESTIONS[name]}\n\n**{plain(title(trace))}** · {trace.length:,} tokens · {plain(model_name(trace))}, "
         f"{counted(trace.layers, 'layer')} × {counted(trace.heads, 'head')} · target {trace.config.cra:g}"
         f"{' · demo' if opened.demo else ''}{state}"
     )
     first = session.first_head()
-    with choice.container(horizontal=True, vertical_alignment="center", horizontal_alignment="right"):
+    key = "no_head" if name in HEADLESS else "head_choice"
+    with choice.container(key=key, horizontal=True, vertical_alignment="center", horizontal_alignment="right"):
         for i, (name, count) in enumerate((("layer", trace.layers), ("head", trace.heads))):
             st.markdown(name.capitalize(), width="content")
             st.selectbox(

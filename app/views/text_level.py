@@ -8,9 +8,9 @@ from sampleattn.trace_format import LEVELS
 from sampleattn.trace_size import estimate_size, readable
 
 KEPT = {
-    "summary": "the numbers of all heads, what is kept of them, and small pictures.",
-    "explore": "also the overview of each head, and what *What if?* reads.",
-    "pinned": "also q and k of the heads you name: their maps zoom to single tokens.",
+    "summary": "the numbers of all heads, what is kept of them, and a small picture of each.",
+    "explore": "what a summary holds, larger pictures, and what *What-if* reads.",
+    "pinned": "what explore holds, and q and k of the heads you name: their maps zoom to single tokens.",
 }
 
 
@@ -36,8 +36,8 @@ def choose(counted: intake.Count | None, prompt: str, config: SampleAttentionCon
             st.caption(reading.plain(str(error)))
             return None
         sizes = _sizes(counted, prompt, config, pins)
-    size = f"About {readable(sizes[level])} on disk" if sizes else "Its size is said once the model is loaded"
-    st.caption(f"{size}: {KEPT[level]}")
+    size = f"about {readable(sizes[level])} on disk" if sizes else "its size is said once the model is loaded"
+    st.caption(f"*{level}*, {size}: {KEPT[level]}")
     return level, pins
 
 

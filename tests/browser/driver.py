@@ -14,6 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 MAP = ".root[data-state=ready][data-cells]"
+LOCAL = ("http://127.0.0.1", "file:", "data:", "blob:")
 BOARD = ".root[data-state=ready][data-dimmed]"
 
 
@@ -79,6 +80,21 @@ def browser():
             yield opened
         finally:
             opened.close()
+
+
+@contextlib.contextmanager
+def tab(chromium):
+    """A tab of 1280 x 800 pixels. At its end nothing may have gone wrong in it: no error in the page's scripts, no exception on
+    the page, no request to another machine."""
+    context = chromium.new_context(viewport={"width": 1280, "height": 800})
+    page, wrong = context.new_page(), []
+    page.set_default_timeout(30_000)
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("request", lambda request: wrong.append(request.url) if not request.url.startswith(LOCAL) else None)
+    yield page
+    assert wrong == []
+    assert page.get_by_test_id("stException").count() == 0
+    context.close()
 
 
 def settle(page) -> None:

@@ -7,33 +7,12 @@ import zipfile
 
 import numpy as np
 import pytest
-from driver import BOARD, CHROMIUM, MAP, ROOT, app, cell_of, settle
+from driver import BOARD, CHROMIUM, MAP, ROOT, cell_of, settle
 
 from sampleattn.trace import Trace
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")]
-LOCAL = ("http://127.0.0.1", "file:", "data:", "blob:")
 TEXT = "\n".join(f"def function_{i}(value):\n    return value * {i} + function_{i // 2}(value)\n" for i in range(24))
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory, demo):
-    with app(tmp_path_factory.mktemp("elsewhere"), demo) as address:
-        yield address
-
-
-@pytest.fixture
-def page(chromium):
-    context = chromium.new_context(viewport={"width": 1280, "height": 800}, accept_downloads=True)
-    page = context.new_page()
-    page.set_default_timeout(30_000)
-    page.wrong = []
-    page.on("pageerror", lambda error: page.wrong.append(str(error)))
-    page.on("request", lambda request: page.wrong.append(request.url) if not request.url.startswith(LOCAL) else None)
-    yield page
-    assert page.wrong == []
-    assert page.get_by_test_id("stException").count() == 0
-    context.close()
 
 
 def facts(page) -> dict:

@@ -1,7 +1,7 @@
 """Compare in a real browser: two heads with one window and one scale, their difference, and the state in the address."""
 
 import pytest
-from driver import BOARD, CHROMIUM, app, cell_of, settle
+from driver import BOARD, CHROMIUM, cell_of, settle
 from synthetic_trace import write_synthetic_trace
 
 from sampleattn.trace import Trace
@@ -17,22 +17,8 @@ def trace(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory, trace):
-    folder = tmp_path_factory.mktemp("elsewhere")
-    with app(folder, trace.save(folder / "demo.zip")) as address:
-        yield address
-
-
-@pytest.fixture
-def page(chromium):
-    context = chromium.new_context(viewport={"width": 1280, "height": 800})
-    page = context.new_page()
-    page.set_default_timeout(20_000)
-    page.wrong = []
-    page.on("pageerror", lambda error: page.wrong.append(str(error)))
-    yield page
-    assert page.wrong == [] and page.get_by_test_id("stException").count() == 0
-    context.close()
+def start_trace(trace, tmp_path_factory):
+    return trace.save(tmp_path_factory.mktemp("shown") / "demo.zip")
 
 
 def view(name: str, **facts) -> str:

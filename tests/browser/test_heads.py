@@ -4,7 +4,7 @@ import statistics
 import time
 
 import pytest
-from driver import BOARD, CHROMIUM, MAP, app, cell_of, settle, wait_for_map
+from driver import BOARD, CHROMIUM, MAP, cell_of, settle, wait_for_map
 from synthetic_trace import write_synthetic_trace
 
 from sampleattn.trace import Trace
@@ -20,25 +20,16 @@ def trace(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory, trace):
-    folder = tmp_path_factory.mktemp("elsewhere")
-    with app(folder, trace.save(folder / "demo.zip")) as address:
-        yield address
+def start_trace(trace, tmp_path_factory):
+    return trace.save(tmp_path_factory.mktemp("shown") / "demo.zip")
 
 
 @pytest.fixture
-def page(chromium, url):
-    context = chromium.new_context(viewport={"width": 1280, "height": 800})
-    page = context.new_page()
-    page.set_default_timeout(20_000)
-    page.wrong = []
-    page.on("pageerror", lambda error: page.wrong.append(str(error)))
+def page(page, url):
     page.goto(f"{url}/heads?layer=1&head=2")
     page.locator(BOARD).wait_for()
     settle(page)
-    yield page
-    assert page.wrong == [] and page.get_by_test_id("stException").count() == 0
-    context.close()
+    return page
 
 
 def facts(page) -> dict:

@@ -1,27 +1,17 @@
 """The browser's Back button: one press undoes one act, on a page and between pages."""
 
 import pytest
-from driver import BOARD, CHROMIUM, MAP, app, cell_of, settle, wait_for_map
+from driver import BOARD, CHROMIUM, MAP, cell_of, settle, wait_for_map
 from synthetic_trace import write_synthetic_trace
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")]
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("trace")
-    write_synthetic_trace(folder / "trace", layers=4, heads=6, tokens=1024)
-    with app(tmp_path_factory.mktemp("elsewhere"), folder / "trace") as address:
-        yield address
-
-
-@pytest.fixture
-def page(chromium):
-    context = chromium.new_context(viewport={"width": 1280, "height": 800})
-    page = context.new_page()
-    page.set_default_timeout(20_000)
-    yield page
-    context.close()
+def start_trace(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trace") / "trace"
+    write_synthetic_trace(folder, layers=4, heads=6, tokens=1024)
+    return folder
 
 
 def entries(page) -> int:
@@ -48,6 +38,17 @@ def test_one_press_leads_from_map_back_to_the_head_on_the_board(page, url):
     page.go_back()
     page.locator(f"{BOARD}:not([data-selected='1,2'])").wait_for()
     assert page.evaluate("location.pathname") == "/heads"
+
+
+def test_a_head_is_kept_while_a_page_without_heads_is_shown(page, url):
+    page.goto(f"{url}/map?layer=1&head=2")
+    wait_for_map(page, layer=1, head=2)
+    page.get_by_role("link", name="Output").click()
+    page.get_by_role("heading", name="Does the model still say the same?").wait_for()
+    settle(page)
+    assert page.get_by_role("combobox").count() == 0
+    page.get_by_role("link", name="Map").click()
+    wait_for_map(page, layer=1, head=2)
 
 
 def test_a_turn_of_the_wheel_a_walk_with_the_keys_and_a_double_click_are_one_act_each(page, url):

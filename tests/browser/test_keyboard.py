@@ -1,7 +1,7 @@
 """Without a mouse: the Tab key reaches every button, link and field of a page, and what has the focus is seen."""
 
 import pytest
-from driver import CHROMIUM, app, settle
+from driver import CHROMIUM, settle
 from synthetic_trace import write_synthetic_trace
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")]
@@ -33,16 +33,14 @@ LEFT = """() => {
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("trace")
-    write_synthetic_trace(folder / "trace", layers=2, heads=4, tokens=640)
-    with app(tmp_path_factory.mktemp("elsewhere"), folder / "trace") as address:
-        yield address
+def start_trace(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trace") / "trace"
+    write_synthetic_trace(folder, layers=2, heads=4, tokens=640)
+    return folder
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_tab_reaches_everything_and_the_focus_is_seen(chromium, url, path):
-    page = chromium.new_page(viewport={"width": 1280, "height": 800})
+def test_tab_reaches_everything_and_the_focus_is_seen(page, url, path):
     page.goto(f"{url}/{path}")
     settle(page)
     page.wait_for_timeout(500)
@@ -53,12 +51,10 @@ def test_tab_reaches_everything_and_the_focus_is_seen(chromium, url, path):
             break
         assert found["seen"] or not found["control"], found["text"]
     assert page.evaluate(LEFT) == []
-    page.close()
 
 
-def test_a_command_is_copied_without_a_mouse(chromium, url):
-    context = chromium.new_context(permissions=["clipboard-read", "clipboard-write"])
-    page = context.new_page()
+def test_a_command_is_copied_without_a_mouse(page, url):
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.goto(url)
     settle(page)
     page.get_by_role("button", name="How to record on a GPU").focus()
@@ -67,4 +63,3 @@ def test_a_command_is_copied_without_a_mouse(chromium, url):
     page.keyboard.press("Enter")
     page.get_by_role("button", name="Copied").wait_for()
     assert page.evaluate("navigator.clipboard.readText()").startswith("python -m sampleattn record --model")
-    context.close()

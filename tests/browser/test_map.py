@@ -4,7 +4,7 @@ import statistics
 import time
 
 import pytest
-from driver import CHROMIUM, MAP, app, wait_for_map, wheel
+from driver import CHROMIUM, MAP, wait_for_map, wheel
 from long_trace import write_long_trace
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")]
@@ -18,23 +18,15 @@ def planted(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory, planted):
-    with app(tmp_path_factory.mktemp("elsewhere"), planted[0]) as address:
-        yield address
+def start_trace(planted):
+    return planted[0]
 
 
 @pytest.fixture
-def page(chromium, url):
-    context = chromium.new_context(viewport={"width": 1280, "height": 800})
-    page = context.new_page()
-    page.set_default_timeout(20_000)
-    page.wrong = []
-    page.on("pageerror", lambda error: page.wrong.append(str(error)))
+def page(page, url):
     page.goto(f"{url}/map?head=0")
     page.locator(MAP).wait_for()
-    yield page
-    assert page.wrong == [] and page.get_by_test_id("stException").count() == 0
-    context.close()
+    return page
 
 
 def facts(page) -> dict:

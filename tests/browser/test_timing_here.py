@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from driver import CHROMIUM, app, browser, settle
+from driver import CHROMIUM, settle, tab
 from playwright.sync_api import expect
 from synthetic_trace import write_synthetic_trace
 
@@ -13,12 +13,16 @@ pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory):
+def start_trace(tmp_path_factory):
     folder = tmp_path_factory.mktemp("speed")
     write_synthetic_trace(folder / "trace", layers=2, heads=4, tokens=640)
-    demo = Trace.load(folder / "trace").save(folder / "demo.zip")
-    with app(folder, demo) as url, browser() as chromium:
-        page = chromium.new_page(viewport={"width": 1280, "height": 1000})
+    return Trace.load(folder / "trace").save(folder / "demo.zip")
+
+
+@pytest.fixture(scope="module")
+def page(chromium, url):
+    """One tab for all tests of this file, which follow each other."""
+    with tab(chromium) as page:
         page.set_default_timeout(60_000)
         page.goto(f"{url}/speed?time_length=1024")
         settle(page)
@@ -51,4 +55,3 @@ def test_a_timing_can_be_cancelled(page):
     page.get_by_role("button", name="Time it here").click()
     page.get_by_role("button", name="Cancel").click()
     expect(page.get_by_test_id("stProgress")).to_have_count(0, timeout=60_000)
-    assert page.get_by_test_id("stException").count() == 0
