@@ -18,7 +18,7 @@ from sampleattn.trace_format import DTYPES, FILE_NAME, FOLDERS, META, TraceError
 from sampleattn.trace_meta import strict_json
 
 MAX_ZIP_BYTES = 64 << 30
-MAX_ZIP_RATIO = 200
+MAX_ZIP_RATIO = 32  # recorded traces reach 10
 SMALL_ZIP_BYTES = 64 << 20
 MAX_HEADER_BYTES = 1 << 20
 MAX_META_BYTES = 16 << 20
@@ -64,7 +64,7 @@ class Folder:
 class Zip:
     """The files of a trace in a zip. Its names and sizes are checked before anything is unpacked; nothing is written to disk."""
 
-    def __init__(self, file):
+    def __init__(self, file, size: int):
         self._zip = zipfile.ZipFile(file)
         self._infos = {}
         for info in self._zip.infolist():
@@ -79,7 +79,7 @@ class Zip:
                 raise TraceError(f"The zip holds {name} encrypted or compressed in an unusual way; save the trace as .zip again.")
             self._infos[name] = info
         unpacked = sum(info.file_size for info in self._infos.values())
-        packed = sum(info.compress_size for info in self._infos.values())
+        packed = min(sum(info.compress_size for info in self._infos.values()), size)  # files may overlap
         if unpacked > MAX_ZIP_BYTES or (unpacked > SMALL_ZIP_BYTES and unpacked > MAX_ZIP_RATIO * packed):
             raise TraceError(f"The zip unpacks to {unpacked / 1e9:,.1f} GB, too much for one; open the trace's folder instead.")
 
@@ -96,8 +96,7 @@ def open_source(place) -> Folder | Zip:
         place = io.BytesIO(place)
     if hasattr(place, "read"):
         with trace_errors("The file"):
-            place.seek(0)
-            return Zip(place)
+            return Zip(place, place.seek(0, io.SEEK_END))
     path = Path(place)
     with trace_errors(str(place)[:200]):
         if path.is_dir():
@@ -106,7 +105,7 @@ def open_source(place) -> Folder | Zip:
             raise FileNotFoundError
         if not path.is_file() or not zipfile.is_zipfile(path):
             raise TraceError(f"{path.name} is neither a trace folder nor a whole .zip of one; choose what record wrote.")
-        return Zip(path)
+        return Zip(path, path.stat().st_size)
 
 
 def read_meta_bytes(source) -> bytes:

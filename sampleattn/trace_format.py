@@ -23,7 +23,9 @@ OVERVIEW, THUMBNAIL = 512, 64
 FULL_TOKENS = 16_384
 SAMPLED, FEWER_SAMPLED = 512, 128
 
-MAX_LAYERS, MAX_HEADS, MAX_HEAD_DIM, MAX_TOKENS = 999, 1024, 8192, 1 << 26
+MAX_LAYERS, MAX_HEADS, MAX_HEAD_DIM, MAX_TOKENS, MAX_BLOCKS = 999, 1024, 1024, 1 << 22, 1 << 14
+# The most that the sizes which meta.json does not fix may be: bytes of text, vocabulary, tokens of a continuation.
+MOST = {"characters": 1 << 28, "V": 1 << 22, "T": 1 << 16}
 
 DTYPES = {"F32": np.float32, "F16": np.float16, "I32": np.int32, "U8": np.uint8, "BOOL": np.bool_}
 _CODES = {np.dtype(dtype): code for code, dtype in DTYPES.items()}
@@ -163,6 +165,9 @@ def check_arrays(found: dict[str, tuple[str, tuple]], table: dict, fixed: dict[s
         if len(shape) != len(dims) or any(want not in (None, have) for want, have in zip(wanted, shape, strict=False)):
             raise TraceError(f"{where} holds {name!r} with a shape that does not fit meta.json; record the trace again.")
         known.update({dim: have for dim, have in zip(dims, shape, strict=True) if not dim.isdigit()})
+    for dim, most in MOST.items():
+        if known.get(dim, 0) > most:
+            raise TraceError(f"{where} holds an array of {known[dim]:,}, more than {most:,}; record the trace again.")
     if known.get("R", 0) > known.get("N", 0) or known.get("S", 1) > max(known.get("kb", 1), 1):
         raise TraceError(f"{where} holds more sampled rows or segments than tokens; record the trace again.")
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from sampleattn import recall
 from sampleattn.trace_files import ArrayFile
-from sampleattn.trace_format import TraceError, layer_file
+from sampleattn.trace_format import SAMPLED, TraceError, layer_file
 from sampleattn.trace_levels import WHITE, flags, seen, square, tiles_of
 
 
@@ -69,7 +69,10 @@ class Layer:
     def tile_masses(self, head: int) -> np.ndarray:
         if "tile_masses" not in self.file.described:
             return np.empty((0, self.fixed["kb"]), np.float32)
-        values, below = self.numbers("tile_masses", head), seen(self.rows(), self.fixed["kb"], self.block)
+        rows = self.rows()
+        if len(rows) > SAMPLED:
+            raise TraceError(f"Layer {self.number} holds more than {SAMPLED} sampled rows; record the trace again.")
+        values, below = self.numbers("tile_masses", head), seen(rows, self.fixed["kb"], self.block)
         if below.sum() != len(values):
             raise TraceError(f"{layer_file(self.number)} holds tile_masses of other rows; record the trace again.")
         masses = np.zeros(below.shape, np.float32)

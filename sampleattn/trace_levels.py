@@ -85,7 +85,10 @@ def tiles_of(columns: np.ndarray, slashes: np.ndarray, last_blocks: int) -> np.n
     What `block_mask.Grid.tiles` and `last_rows` give for a prompt without padding.
     """
     segments, blocks = columns.shape
-    i, j = np.arange(blocks)[:, None], np.arange(blocks)[None]
-    segment = i[:, 0] * segments // blocks
-    kept = columns[segment] | slashes[segment[:, None], np.maximum(i - j, 0)] | (i >= blocks - last_blocks)
-    return kept & (j <= i)
+    i = np.arange(blocks)
+    segment = i * segments // blocks
+    shifted = np.lib.stride_tricks.sliding_window_view(np.pad(slashes[:, ::-1], ((0, 0), (0, blocks))), blocks, axis=1)
+    kept = shifted[segment, blocks - 1 - i]
+    kept |= columns[segment]
+    kept[max(blocks - last_blocks, 0) :] = True
+    return np.tril(kept)

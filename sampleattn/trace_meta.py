@@ -11,6 +11,7 @@ from sampleattn.trace_format import (
     FILE_NAME,
     FULL_TOKENS,
     LEVELS,
+    MAX_BLOCKS,
     MAX_HEAD_DIM,
     MAX_HEADS,
     MAX_LAYERS,
@@ -24,6 +25,7 @@ from sampleattn.trace_format import (
     layer_file,
 )
 
+KINDS = ("exact", "reduced", "sampled", "recorded")
 _PROVENANCE = {
     **dict.fromkeys(("overview", "recall", "cra", "rows_at_target", "recall_reached"), ("exact", "dense")),
     **dict.fromkeys(("column_mass", "slash_mass", "output_error", "oracle_density"), ("exact", "dense")),
@@ -62,7 +64,7 @@ def _checksum(meta: dict) -> str:
 
 
 def strict_json(data: bytes, where: str) -> dict:
-    """A JSON object without NaN, infinities or deep nesting. Raises TraceError."""
+    """A JSON object without NaN, infinities, numbers beyond 64 bits or deep nesting. Raises TraceError."""
 
     def finite(text):
         value = float(text)
@@ -70,8 +72,14 @@ def strict_json(data: bytes, where: str) -> dict:
             raise ValueError(f"{text} is no finite number")
         return value
 
+    def whole(text):
+        value = int(text)
+        if not -(2**63) <= value < 2**63:
+            raise ValueError(f"{text} has more than 64 bits")
+        return value
+
     try:
-        value = json.loads(data.decode("utf-8"), parse_float=finite, parse_constant=finite)
+        value = json.loads(data.decode("utf-8"), parse_float=finite, parse_int=whole, parse_constant=finite)
     except RecursionError:
         raise TraceError(f"{where} is nested too deeply to be a trace's; choose another file.") from None
     except ValueError:
@@ -158,6 +166,8 @@ def _check_meta(meta):
         meta["settings"] = SampleAttentionConfig.from_dict(meta["settings"]).to_dict()
     except ValueError as error:
         raise TraceError(f"meta.json holds settings that are not valid ({error}); record the trace again.") from None
+    blocks = -(-prompt["tokens"] // meta["settings"]["block_size"])
+    _require(blocks <= MAX_BLOCKS, f"says {blocks:,} blocks, more than {MAX_BLOCKS:,}")
     for name, file in meta["files"].items():
         _require(FILE_NAME.fullmatch(name) is not None, f"lists the unknown file {name[:40]!r}")
         _require(isinstance(file, dict), f"has a wrong entry for {name}")
@@ -177,6 +187,7 @@ def _check_meta(meta):
     for entry in meta["provenance"].values():
         _require(isinstance(entry, dict), "has a wrong provenance")
         _check_types(entry, {"kind": str, "run": str}, "meta.json")
+        _require(entry["kind"] in KINDS, "has an unknown kind of provenance")
     if meta["state"] == "complete":
         whole = OUTPUT in meta["files"] and len(meta["layers"]) == model["layers"]
         _require(whole, "says complete, but layers or output are missing")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from test_recorder import CONFIG, TEXT, model, tokenizer  # noqa: F401
-from test_trace import read_everything, same
+from trace_checks import read_everything, same
 
 from sampleattn import sample_attention, trace_format, trace_levels
 from sampleattn.prompt import PromptError
