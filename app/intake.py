@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from sampleattn.trace_format import MAX_HEAD_DIM, MAX_HEADS, MAX_LAYERS
+
 BUNDLED = Path(__file__).resolve().parents[1] / "data" / "model"
 MAX_MEGABYTES = 16
+MAX_SIZE = 1 << 24
+PAIR = re.compile(r"\d{1,4}\s*\.\s*\d{1,4}", re.ASCII)
 SIGNATURES = {
     b"PK\x03\x04": "a zip archive",
     b"%PDF": "a PDF",
@@ -86,9 +91,9 @@ def _tokenizer(path: str, stamp: int):
 
 def count(text: str, model: str) -> Count | None:
     """Exact count with the tokenizer of a model's folder, without loading the model; None where there is no such tokenizer."""
-    folder = BUNDLED if model == "bundled" else Path(model).expanduser()
-    file = folder / "tokenizer.json"
     try:
+        folder = BUNDLED if model == "bundled" else Path(model).expanduser()
+        file = folder / "tokenizer.json"
         encoding = _tokenizer(str(file), file.stat().st_mtime_ns).encode(text)
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         context = config.get("max_position_embeddings")
@@ -99,21 +104,28 @@ def count(text: str, model: str) -> Count | None:
 
 
 def _shape(config: dict) -> Shape | None:
-    """The shape in a model's config.json; None if it names it otherwise."""
+    """The shape in a model's config.json; None if it names it otherwise, or no trace holds such a model."""
     layers, heads, hidden, words = (
         config.get(name) for name in ("num_hidden_layers", "num_attention_heads", "hidden_size", "vocab_size")
     )
-    if not all(isinstance(number, int) and number > 0 for number in (layers, heads, hidden, words)):
+    if not _within((layers, MAX_LAYERS), (heads, MAX_HEADS), (hidden, MAX_SIZE), (words, MAX_SIZE)):
         return None
-    return Shape(layers, heads, config.get("num_key_value_heads") or heads, config.get("head_dim") or hidden // heads, words)
+    shape = Shape(layers, heads, config.get("num_key_value_heads") or heads, config.get("head_dim") or hidden // heads, words)
+    known = _within((shape.kv_heads, heads), (shape.head_dim, MAX_HEAD_DIM)) and heads % shape.kv_heads == 0
+    return shape if known else None
+
+
+def _within(*limits) -> bool:
+    """Whether each (number, most) is a whole number from 1 to `most`."""
+    return all(type(number) is int and 0 < number <= most for number, most in limits)
 
 
 def pairs(text: str) -> tuple[tuple[int, int], ...]:
     """The heads in "3.1, 4.0", as (layer, head). Raises IntakeError."""
-    parts = [part.strip().split(".") for part in text.split(",") if part.strip()]
-    if not parts or not all(len(part) == 2 and all(number.isdecimal() for number in part) for part in parts):
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts or not all(PAIR.fullmatch(part) for part in parts):
         raise IntakeError("Name the heads to pin as layer.head, such as 3.1, 4.0.")
-    return tuple(sorted({(int(layer), int(head)) for layer, head in parts}))
+    return tuple(sorted({tuple(map(int, part.split("."))) for part in parts}))
 
 
 def check_pins(pins: tuple[tuple[int, int], ...], shape: Shape | None) -> None:
@@ -145,8 +157,12 @@ def check_model(choice: str, name: str) -> None:
             "Say which model: " + ("the path of its folder." if choice == "folder" else "its hub id, such as Qwen/Qwen3-0.6B.")
         )
     if choice == "folder":
-        folder = Path(name.strip()).expanduser()
-        if not folder.is_dir():
+        try:
+            folder = Path(name.strip()).expanduser()
+            found = folder.is_dir()
+        except (OSError, RuntimeError):
+            found = False
+        if not found:
             raise IntakeError(f"There is no folder {name.strip()[:120]}; check the path.")
         if not (folder / "config.json").is_file():
             raise IntakeError(

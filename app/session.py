@@ -26,6 +26,7 @@ from app.figures import heads as figure
 from app.reading import ROOT, telling_head
 from sampleattn.torch_windows import TorchWindows
 from sampleattn.trace import Trace, TraceError
+from sampleattn.trace_files import trace_errors
 
 KEPT_TRACES = 12
 # The keys of the what-if page's settings, which are not those of "Use my text".
@@ -152,7 +153,8 @@ def open_bytes(data: bytes, for_b: bool = False) -> None:
 
 def open_path(place: str, for_b: bool = False) -> None:
     """As `open_bytes`, a trace of this machine: a folder where it lies, of a zip a copy."""
-    path = Path(place).expanduser().resolve()
+    with trace_errors(place[:200]):
+        path = Path(place).expanduser().resolve()
     Trace.load(path)
     key = hashlib.sha256(f"{path}{_stamp(path)}".encode()).hexdigest()[:32]
     if path.is_dir():
@@ -172,10 +174,11 @@ def _take(opened: Opened, for_b: bool) -> None:
 
 def open_trace(trace: Trace, keep_view: bool = False) -> None:
     """Open what was just recorded; with `keep_view` the layer, head and What-if settings on show stay."""
-    target = _folder() / "new.zip"
-    trace.save(target)
-    key = hashlib.sha256(target.read_bytes()).hexdigest()[:32]
-    target = target.replace(_folder() / f"{key}.zip")
+    with tempfile.TemporaryDirectory(dir=_folder()) as own:
+        saved = trace.save(Path(own) / "new.zip")
+        with saved.open("rb") as file:
+            key = hashlib.file_digest(file, "sha256").hexdigest()[:32]
+        target = saved.replace(_folder() / f"{key}.zip")
     _show(_open(target, key), keep_view)
 
 
