@@ -20,6 +20,7 @@ def modules():
     import corpus
     import evaluate
     import tasks
+
     sys.path.remove(str(MODEL))
     return evaluate, tasks, corpus
 
@@ -27,12 +28,14 @@ def modules():
 @pytest.fixture(scope="module")
 def tokenizer():
     from transformers import AutoTokenizer
+
     return AutoTokenizer.from_pretrained(MODEL, local_files_only=True)
 
 
 @pytest.fixture(scope="module")
 def model():
     from transformers import AutoModelForCausalLM
+
     return AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32, local_files_only=True).eval()
 
 
@@ -108,7 +111,7 @@ def test_repeated_random_tokens_are_copied(model, tokenizer, modules):
 def test_greedy_generation_answers_the_passkey_prompt(model, tokenizer):
     entry = next(e for e in json.loads((PROMPTS / "index.json").read_text()) if e["file"] == "passkey_4k.txt")
     inputs = tokenizer((PROMPTS / entry["file"]).read_text(), return_tensors="pt")
-    output = model.generate(**inputs, max_new_tokens=7, do_sample=False)[0, inputs.input_ids.shape[1]:]
+    output = model.generate(**inputs, max_new_tokens=7, do_sample=False)[0, inputs.input_ids.shape[1] :]
     assert tokenizer.decode(output).strip().startswith(entry["answer"])
 
 
@@ -143,7 +146,7 @@ def test_oracle_takes_the_tiles_a_planted_pattern_needs(modules):
     blocks = 8
     masses = torch.zeros(blocks, 128, blocks)
     for i in range(blocks):
-        masses[i, :, :i + 1] = 0.04 / (i + 1)
+        masses[i, :, : i + 1] = 0.04 / (i + 1)
         masses[i, :, 0] += 0.56
         masses[i, :, i] += 0.40
     assert math.isclose(evaluate.oracle_density(masses), (2 * blocks - 1) / (blocks * (blocks + 1) / 2), rel_tol=1e-6)
@@ -168,7 +171,7 @@ def test_recalled_values_were_given_before(tokenizer, modules):
     for _ in range(40):
         tokens, weights = made.training_sequence(rng, stream, 2048)
         assert tokens.shape == weights.shape == (2049,) and tokens[0] == made.bos
-        digits = [(i, tokenizer.decode(tokens[i:i + 5])) for i in np.flatnonzero(weights == tasks.ANSWER_WEIGHT)[::5]]
+        digits = [(i, tokenizer.decode(tokens[i : i + 5])) for i in np.flatnonzero(weights == tasks.ANSWER_WEIGHT)[::5]]
         for start, value in digits:
             if len(value) == 5:
                 recalled += 1

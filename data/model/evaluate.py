@@ -51,8 +51,10 @@ HEAD_MEASURES = {  # name: (threshold, what is averaged over rows)
 def losses(model, tokens):
     """tokens [B, N] -> nats [B, N - 1] of each token after the first."""
     states = model.model(tokens, use_cache=False).last_hidden_state[:, :-1]
-    rows = [F.cross_entropy(model.lm_head(part).float().flatten(0, 1), target.flatten(), reduction="none").view(target.shape)
-            for part, target in zip(states.split(2048, 1), tokens[:, 1:].long().split(2048, 1), strict=True)]
+    rows = [
+        F.cross_entropy(model.lm_head(part).float().flatten(0, 1), target.flatten(), reduction="none").view(target.shape)
+        for part, target in zip(states.split(2048, 1), tokens[:, 1:].long().split(2048, 1), strict=True)
+    ]
     return torch.cat(rows, 1)
 
 
@@ -60,9 +62,9 @@ def bits_per_byte(model, tokenizer, texts, context, batch_tokens):
     """Bits the model needs per byte of `texts` (a list of files)."""
     eos, bos = tokenizer.convert_tokens_to_ids(EOS), tokenizer.bos_token_id
     ids = [i for text in texts for i in (*tokenizer(text, add_special_tokens=False, verbose=False).input_ids, eos)]
-    windows = [torch.tensor([bos, *ids[i:i + context - 1]]) for i in range(0, len(ids), context - 1)]
+    windows = [torch.tensor([bos, *ids[i : i + context - 1]]) for i in range(0, len(ids), context - 1)]
     nats, batch = 0.0, max(1, batch_tokens // context)
-    for group in [windows[i:i + batch] for i in range(0, len(windows) - 1, batch)] + [windows[-1:]]:
+    for group in [windows[i : i + batch] for i in range(0, len(windows) - 1, batch)] + [windows[-1:]]:
         if len(group) > 1 and len(group[-1]) < context:
             group = group[:-1]  # the short last window has its own group
         nats += losses(model, torch.stack(group).to(model.device)).double().sum().item()
@@ -77,8 +79,10 @@ def compression(model, tokenizer, texts, context, batch_tokens):
         packed = {name: pool.submit(lzma.compress, data, preset=9) for name, data in joined.items()}
         model_bits = {name: bits_per_byte(model, tokenizer, files, context, batch_tokens) for name, files in texts.items()}
         model_bits["all"] = sum(model_bits[name] * len(joined[name]) for name in texts) / len(joined["all"])
-        return {name: {"bytes": len(data), "model": model_bits[name], "xz": 8 * len(packed[name].result()) / len(data)}
-                for name, data in joined.items()}
+        return {
+            name: {"bytes": len(data), "model": model_bits[name], "xz": 8 * len(packed[name].result()) / len(data)}
+            for name, data in joined.items()
+        }
 
 
 @torch.inference_mode()
@@ -88,8 +92,10 @@ def passkey_accuracy(model, tasks, filler, length, trials, batch_tokens):
     right, done = 0, 0
     while done < trials:
         count = min(trials - done, max(1, batch_tokens // length))
-        cases = [tasks.passkey(rng, filler[(start := rng.integers(len(filler) - length)):start + length], length)
-                 for _ in range(count)]
+        cases = [
+            tasks.passkey(rng, filler[(start := rng.integers(len(filler) - length)) : start + length], length)
+            for _ in range(count)
+        ]
         tokens = torch.tensor(np.stack([np.concatenate([c.prompt, c.answer]) for c in cases]), device=model.device)
         answer = len(cases[0].answer)
         logits = model(tokens[:, :-1], use_cache=False, logits_to_keep=answer).logits
@@ -170,7 +176,7 @@ def head_measures(model, tasks, filler, length=4096, trials=8):
     device, rng = model.device, np.random.default_rng(SEED)
     scores = {name: [] for name in HEAD_MEASURES}
 
-    code = np.concatenate([[tasks.bos], filler[:length - 1]])
+    code = np.concatenate([[tasks.bos], filler[: length - 1]])
     rows = torch.arange(256, length, 5, device=device)
     distance = rows[:, None] - torch.arange(length, device=device)[None]
     near = {"previous-token slash": distance == 1, "local slash": (distance >= 0) & (distance < 32)}
@@ -184,16 +190,21 @@ def head_measures(model, tasks, filler, length=4096, trials=8):
     rows = torch.arange(1 + half, 1 + 2 * half, device=device)
     for q, k in captured_qk(model, tasks.repeated_random(rng, half)):
         scores["induction slash"].append(
-            [attention_rows(q, k, head, rows).gather(1, (rows - half + 1)[:, None]).mean().item() for head in range(q.shape[0])])
+            [attention_rows(q, k, head, rows).gather(1, (rows - half + 1)[:, None]).mean().item() for head in range(q.shape[0])]
+        )
 
     retrieval = []
     for _ in range(trials):
         start = rng.integers(len(filler) - length)
-        case = tasks.passkey(rng, filler[start:start + length], length)
+        case = tasks.passkey(rng, filler[start : start + length], length)
         tokens = np.concatenate([case.prompt, case.answer])
         rows = torch.arange(length - DIGITS - 1, length - 1, device=device)
-        retrieval.append([[attention_rows(q, k, head, rows)[:, case.needle].sum(1).mean().item() for head in range(q.shape[0])]
-                          for q, k in captured_qk(model, tokens)])
+        retrieval.append(
+            [
+                [attention_rows(q, k, head, rows)[:, case.needle].sum(1).mean().item() for head in range(q.shape[0])]
+                for q, k in captured_qk(model, tokens)
+            ]
+        )
     scores["retrieval column"] = np.mean(retrieval, 0)
     return {name: np.array(values) for name, values in scores.items()}
 
@@ -202,8 +213,10 @@ def listed_heads(scores):
     """-> {measure: {threshold, measure, heads: [[layer, head, value]]}}, the strongest first."""
     listing = {}
     for name, (threshold, meaning) in HEAD_MEASURES.items():
-        found = [[int(layer), int(head), round(float(scores[name][layer, head]), 3)]
-                 for layer, head in np.argwhere(scores[name] >= threshold)]
+        found = [
+            [int(layer), int(head), round(float(scores[name][layer, head]), 3)]
+            for layer, head in np.argwhere(scores[name] >= threshold)
+        ]
         listing[name] = {"threshold": threshold, "measure": meaning, "heads": sorted(found, key=lambda h: -h[2])}
     return listing
 
@@ -247,17 +260,28 @@ def main():
     texts = {name: [files[i] for i in order.permutation(len(files))] for name, files in texts.items()}
     filler = tasks.encode("\n".join(text for files in texts.values() for text in files[:40]))
     if args.max_bytes:
-        texts = {name: [text for text, end in zip(files, np.cumsum([len(t) for t in files]), strict=True)
-                        if end <= args.max_bytes] or files[:1] for name, files in texts.items()}
+        texts = {
+            name: [text for text, end in zip(files, np.cumsum([len(t) for t in files]), strict=True) if end <= args.max_bytes]
+            or files[:1]
+            for name, files in texts.items()
+        }
     batch_tokens = 131072 if args.device == "cuda" else 16384
 
     def progress(what):
         print(f"[{time.monotonic() - begin:5.1f} s] {what}", flush=True)
 
     context = model.config.max_position_embeddings
-    results = {"settings": {"trials": args.trials, "seed": SEED, "target": TARGET, "dtype": str(model.dtype),
-                            "device": torch.cuda.get_device_name() if args.device == "cuda" else "CPU",
-                            "torch": torch.__version__, "transformers": transformers.__version__}}
+    results = {
+        "settings": {
+            "trials": args.trials,
+            "seed": SEED,
+            "target": TARGET,
+            "dtype": str(model.dtype),
+            "device": torch.cuda.get_device_name() if args.device == "cuda" else "CPU",
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        }
+    }
     results["passkey"] = {}
     for length in args.lengths:
         results["passkey"][length] = passkey_accuracy(model, tasks, filler, length, args.trials, batch_tokens)
@@ -273,7 +297,7 @@ def main():
     progress("heads")
     results["oracle_density"] = {}
     for length in args.oracle_lengths:
-        tokens = np.concatenate([[tasks.bos], filler[:length - 1]])
+        tokens = np.concatenate([[tasks.bos], filler[: length - 1]])
         results["oracle_density"][length] = np.round(oracle_densities(model, tokens), 4).tolist()
         progress(f"oracle at {length} tokens")
     out.write_text(json.dumps(results, indent=1) + "\n")

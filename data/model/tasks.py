@@ -31,6 +31,7 @@ ANSWER_WEIGHT = 4  # of an answer's digits in the loss; ordinary tokens have 1, 
 @dataclass(frozen=True)
 class Passkey:
     """A prompt [n] whose next tokens should be `answer` [a]; the needle's digits are at `needle` (a slice) in it."""
+
     prompt: np.ndarray
     answer: np.ndarray
     needle: slice
@@ -78,14 +79,16 @@ class Tasks:
         count = rng.integers(1 + len(filler) // 4096, min(20, 3 + len(filler) // 768))
         room = max(16, len(filler) - 48 * count)
         keys = rng.choice(len(KEYS), count, replace=False)
-        distances = np.where(rng.random(count) < 0.5, np.exp(rng.uniform(np.log(8), np.log(room), count)),
-                             rng.uniform(0, room, count)).astype(int)
+        distances = np.where(
+            rng.random(count) < 0.5, np.exp(rng.uniform(np.log(8), np.log(room), count)), rng.uniform(0, room, count)
+        ).astype(int)
         starts = (rng.random(count) * (room - distances)).astype(int)
         if rng.random() < 0.25:  # a table: all needles together
             starts[:] = starts.min()
         pieces = []
-        for key, place, recall_place in zip(keys, self._line_breaks(filler, starts),
-                                            self._line_breaks(filler, starts + distances), strict=True):
+        for key, place, recall_place in zip(
+            keys, self._line_breaks(filler, starts), self._line_breaks(filler, starts + distances), strict=True
+        ):
             needle, recall = TEMPLATES[rng.choice(len(TEMPLATES), p=(0.6, 0.2, 0.2))]
             names = {"key": KEYS[key], "value": self._value(rng)}
             pieces.append((place, *self._line(needle, 0, **names)))
@@ -104,7 +107,7 @@ class Tasks:
             tokens, weight = self.random_tokens(rng, span), np.zeros(span, np.uint8)
         else:
             start = rng.integers(len(stream) - span)
-            tokens, weight = stream[start:start + span].astype(np.int32), np.ones(span, np.uint8)
+            tokens, weight = stream[start : start + span].astype(np.int32), np.ones(span, np.uint8)
         room = length - 2 * span
         gap = int(np.exp(rng.uniform(0, np.log(room)))) if rng.random() < 0.5 else 0
         start = int(rng.random() * (room - gap))
@@ -113,7 +116,7 @@ class Tasks:
     def training_sequence(self, rng, stream, length):
         """<|bos|> and `length` tokens of the stream with tasks put in. -> int32 [length + 1], uint8 loss weights [length + 1]."""
         start = rng.integers(len(stream) - length)
-        filler = stream[start:start + length].astype(np.int32)
+        filler = stream[start : start + length].astype(np.int32)
         draw = rng.random()
         pieces = []
         if draw < 0.60:
@@ -121,8 +124,10 @@ class Tasks:
         elif draw < 0.78:
             pieces = self._repeat_pieces(rng, filler, stream)
         tokens, weights = self._insert(filler, pieces)
-        return (np.concatenate([[self.bos], tokens[:length]]).astype(np.int32),
-                np.concatenate([[0], weights[:length]]).astype(np.uint8))
+        return (
+            np.concatenate([[self.bos], tokens[:length]]).astype(np.int32),
+            np.concatenate([[0], weights[:length]]).astype(np.uint8),
+        )
 
     def training_batch(self, rng, stream, length, count):
         """-> int32 [count, length + 1] tokens, uint8 [count, length + 1] loss weights."""
@@ -137,8 +142,8 @@ class Tasks:
         key, value = KEYS[rng.integers(len(KEYS))], self._value(rng)
         needle, recall = (self.encode(t.format(key=key, value=value)) for t in PASSKEY)
         asked = self.encode(PASSKEY[1].split("{value}")[0].rstrip().format(key=key))
-        answer = recall[len(asked):-1]  # without the full stop
-        filler = filler[:length - 1 - len(needle) - len(recall) + 1]
+        answer = recall[len(asked) : -1]  # without the full stop
+        filler = filler[: length - 1 - len(needle) - len(recall) + 1]
         place = self._line_breaks(filler, int((rng.random() if depth is None else depth) * len(filler)))
         body, _ = self._insert(filler, [(int(place), needle, np.ones(len(needle), np.uint8))])
         first_digit = 1 + int(place) + int(np.argmax(self._is_digit[needle]))

@@ -43,8 +43,17 @@ def model_config(smoke):
     if smoke:
         size = dict(hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1)
     return LlamaConfig(
-        vocab_size=VOCABULARY, head_dim=64, max_position_embeddings=16384, tie_word_embeddings=True, rms_norm_eps=1e-5,
-        rope_parameters={"rope_type": "default", "rope_theta": 1e6}, bos_token_id=0, eos_token_id=1, pad_token_id=2, **size)
+        vocab_size=VOCABULARY,
+        head_dim=64,
+        max_position_embeddings=16384,
+        tie_word_embeddings=True,
+        rms_norm_eps=1e-5,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e6},
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=2,
+        **size,
+    )
 
 
 def stage_at(progress, stages):
@@ -100,7 +109,10 @@ class Trainer:
         others = [p for p in model.parameters() if p.ndim != 2 or p is model.get_input_embeddings().weight]
         self.optimizer = torch.optim.AdamW(
             [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}],
-            lr=PEAK_RATE, betas=(0.9, 0.95), fused=True)
+            lr=PEAK_RATE,
+            betas=(0.9, 0.95),
+            fused=True,
+        )
 
     def backward(self, tokens, weights):
         """tokens and loss weights [B, N + 1], CPU tensors. Accumulates gradients. -> (weighted loss, plain loss)."""
@@ -108,8 +120,9 @@ class Trainer:
         weights = weights.to(self.device, torch.float32, non_blocking=True)
         with torch.autocast(self.device.type, torch.bfloat16):
             states = hidden_states(self.model, tokens[:, :-1])
-            loss, plain = self._head_loss(states, self.model.get_input_embeddings().weight,
-                                          tokens[:, 1:].contiguous(), weights[:, 1:].contiguous())
+            loss, plain = self._head_loss(
+                states, self.model.get_input_embeddings().weight, tokens[:, 1:].contiguous(), weights[:, 1:].contiguous()
+            )
         loss.backward()
         return loss.detach(), plain
 
@@ -148,9 +161,16 @@ class Batches(torch.utils.data.Dataset):
 
 def loaders(work, stages, tokens_per_step, workers):
     """One running iterator of batches per stage, prefetching in `workers` processes."""
-    made = [torch.utils.data.DataLoader(
-        Batches(work, i, context, tokens_per_step // context), batch_size=None, num_workers=workers,
-        multiprocessing_context="fork", pin_memory=torch.cuda.is_available()) for i, (_, context) in enumerate(stages)]
+    made = [
+        torch.utils.data.DataLoader(
+            Batches(work, i, context, tokens_per_step // context),
+            batch_size=None,
+            num_workers=workers,
+            multiprocessing_context="fork",
+            pin_memory=torch.cuda.is_available(),
+        )
+        for i, (_, context) in enumerate(stages)
+    ]
     return [iter(loader) for loader in made]
 
 
@@ -166,9 +186,17 @@ def train(trainer, batches, stages, seconds):
         loss, plain = trainer.step(tokens, weights, rate_at(progress))
         tokens_seen += weights[:, 1:].numel()
         if step % 10 == 0:  # reading the loss waits for the GPU and so keeps the clock honest
-            rows.append({"step": step, "seconds": round(time.monotonic() - begin, 2), "context": stages[stage][1],
-                         "rate": f"{rate_at(progress):.3e}", "tokens": tokens_seen, "weighted_loss": round(loss.item(), 4),
-                         "loss": round(plain.item(), 4)})
+            rows.append(
+                {
+                    "step": step,
+                    "seconds": round(time.monotonic() - begin, 2),
+                    "context": stages[stage][1],
+                    "rate": f"{rate_at(progress):.3e}",
+                    "tokens": tokens_seen,
+                    "weighted_loss": round(loss.item(), 4),
+                    "loss": round(plain.item(), 4),
+                }
+            )
             if step % 200 == 0:
                 print(rows[-1], flush=True)
 
@@ -177,8 +205,13 @@ def save(model, work, out, rows, facts):
     """Weights in bfloat16, tokenizer, manifest, loss curve and facts of the run, into the folder `out`."""
     model.to(torch.bfloat16).save_pretrained(out, max_shard_size="15MB")
     PreTrainedTokenizerFast(
-        tokenizer_file=str(work / "tokenizer.json"), bos_token=BOS, eos_token=EOS, pad_token=PAD,
-        model_max_length=model.config.max_position_embeddings, clean_up_tokenization_spaces=False).save_pretrained(out)
+        tokenizer_file=str(work / "tokenizer.json"),
+        bos_token=BOS,
+        eos_token=EOS,
+        pad_token=PAD,
+        model_max_length=model.config.max_position_embeddings,
+        clean_up_tokenization_spaces=False,
+    ).save_pretrained(out)
     shutil.copy(work / "manifest.json", out)
     with open(out / "loss_curve.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
@@ -198,8 +231,9 @@ def main():
     args = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     stages, tokens_per_step = (SMOKE_STAGES, SMOKE_TOKENS_PER_STEP) if args.smoke else (STAGES, TOKENS_PER_STEP)
-    corpus = subprocess.Popen([sys.executable, str(HERE / "corpus.py"), "--out", str(args.work),
-                               *(["--max-files", "500"] if args.smoke else [])])
+    corpus = subprocess.Popen(
+        [sys.executable, str(HERE / "corpus.py"), "--out", str(args.work), *(["--max-files", "500"] if args.smoke else [])]
+    )
 
     torch.backends.cuda.matmul.allow_tf32 = True
     trainer = Trainer(build_model(model_config(args.smoke), device), device)
@@ -215,8 +249,13 @@ def main():
     training_seconds = args.seconds - (time.monotonic() - start) - 5
     rows = train(trainer, batches, stages, training_seconds)
     facts = {
-        "seed": SEED, "parameters": trainer.model.num_parameters(), "stages": stages, "tokens_per_step": tokens_per_step,
-        "steps": rows[-1]["step"], "tokens": rows[-1]["tokens"], "peak_rate": PEAK_RATE,
+        "seed": SEED,
+        "parameters": trainer.model.num_parameters(),
+        "stages": stages,
+        "tokens_per_step": tokens_per_step,
+        "steps": rows[-1]["step"],
+        "tokens": rows[-1]["tokens"],
+        "peak_rate": PEAK_RATE,
         "seconds": {"compiled": round(compiled, 1), "prepared": round(prepared, 1), "training": round(training_seconds, 1)},
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "CPU",
         "versions": {"python": sys.version.split()[0], "torch": torch.__version__, "transformers": transformers.__version__},

@@ -23,8 +23,16 @@ from tasks import Tasks  # noqa: E402
 
 CODE = {  # package: (licence, files in the order they are joined)
     "rich": ("MIT", ("rich/columns.py", "rich/panel.py", "rich/align.py", "rich/progress_bar.py")),
-    "networkx": ("BSD-3-Clause", ("networkx/algorithms/dag.py", "networkx/algorithms/bridges.py", "networkx/algorithms/clique.py",
-                                  "networkx/algorithms/cycles.py", "networkx/algorithms/matching.py")),
+    "networkx": (
+        "BSD-3-Clause",
+        (
+            "networkx/algorithms/dag.py",
+            "networkx/algorithms/bridges.py",
+            "networkx/algorithms/clique.py",
+            "networkx/algorithms/cycles.py",
+            "networkx/algorithms/matching.py",
+        ),
+    ),
 }
 ROOM_FOR_ANSWER = 32  # tokens kept free under the model's context, so that a passkey prompt and its continuation fit
 SEED = 11
@@ -60,8 +68,11 @@ def joined_code(tokenizer, files, tokens):
 
 def licence_text(package_name):
     files = distribution(package_name).files or ()
-    return "\n".join(Path(f.locate()).read_text() for f in files
-                     if ".dist-info" in f.as_posix() and f.name.upper().startswith(("LICENSE", "LICENCE", "COPYING")))
+    return "\n".join(
+        Path(f.locate()).read_text()
+        for f in files
+        if ".dist-info" in f.as_posix() and f.name.upper().startswith(("LICENSE", "LICENCE", "COPYING"))
+    )
 
 
 def main():
@@ -77,31 +88,53 @@ def main():
 
     def add(file, text, title, description, package, **more):
         (args.out / file).write_text(text)
-        entries.append({"file": file, "title": title, "description": description, "tokens": len(tokenizer.encode(text).ids),
-                        "source": f"{package} {distribution(package).version}", "licence": CODE[package][0], **more})
+        entries.append(
+            {
+                "file": file,
+                "title": title,
+                "description": description,
+                "tokens": len(tokenizer.encode(text).ids),
+                "source": f"{package} {distribution(package).version}",
+                "licence": CODE[package][0],
+                **more,
+            }
+        )
 
     for package, size, count in (("rich", "4k", 4096), ("networkx", "16k", 16384)):
         files = held_out_files(manifest, package)
         code, names = joined_code(tokenizer, files, count)
-        add(f"held_out_{size}.txt", code, f"Python code, {size.upper()} tokens",
-            f"Real code the bundled model never saw: {', '.join(names)}.", package)
+        add(
+            f"held_out_{size}.txt",
+            code,
+            f"Python code, {size.upper()} tokens",
+            f"Real code the bundled model never saw: {', '.join(names)}.",
+            package,
+        )
         filler = tasks.encode("\n".join(files.values()))
         filler = np.tile(filler, 1 + count // len(filler))
         length = count if size == "4k" else count - ROOM_FOR_ANSWER
         case = tasks.passkey(rng, filler, length, depth=0.35)
         answer = tokenizer.decode(case.answer).strip()
-        add(f"passkey_{size}.txt", tokenizer.decode(case.prompt), f"Passkey, {size.upper()} tokens",
-            "One line with a five-digit key at about a third of the way through code, asked for at the end.", package,
-            answer=answer)
-        notices.append(f"## {package} {distribution(package).version} ({CODE[package][0]})\n\n"
-                       f"Files: {', '.join(names)}, in held_out_{size}.txt and passkey_{size}.txt.\n\n"
-                       f"```\n{licence_text(package).strip()}\n```\n")
+        add(
+            f"passkey_{size}.txt",
+            tokenizer.decode(case.prompt),
+            f"Passkey, {size.upper()} tokens",
+            "One line with a five-digit key at about a third of the way through code, asked for at the end.",
+            package,
+            answer=answer,
+        )
+        notices.append(
+            f"## {package} {distribution(package).version} ({CODE[package][0]})\n\n"
+            f"Files: {', '.join(names)}, in held_out_{size}.txt and passkey_{size}.txt.\n\n"
+            f"```\n{licence_text(package).strip()}\n```\n"
+        )
 
     (args.out / "index.json").write_text(json.dumps(entries, indent=1) + "\n")
     (args.out / "NOTICE.md").write_text(
         "# Where the example prompts come from\n\nMade by make_prompts.py from packages that are held out of the bundled model's "
         "training data.\nWhat was added: a comment line with each file's name, and in the passkey prompts the passkey lines.\n\n"
-        + "\n".join(notices))
+        + "\n".join(notices)
+    )
 
 
 if __name__ == "__main__":

@@ -70,9 +70,11 @@ def analyse(model, ids, targets, configs):
                 row = sums.setdefault((name, target), [])
                 error = (out.float() - call.output.float()).norm(dim=(-2, -1)) / call.output.float().norm(dim=(-2, -1))
                 at_target = (recall >= target - 1e-4).float().mean(-1)
-                row.append(torch.stack([x[0] for x in (
-                    selection.density, oracle[None], at_target, recall.mean(-1), recall.amin(-1), error
-                )]))
+                row.append(
+                    torch.stack(
+                        [x[0] for x in (selection.density, oracle[None], at_target, recall.mean(-1), recall.amin(-1), error)]
+                    )
+                )
 
     with torch.no_grad(), use_sample_attention(model, None, observe):
         model(input_ids=ids, logits_to_keep=1)
@@ -122,8 +124,10 @@ def main():
         exact = [analyse(model, ids, targets, CONFIGS) for ids in (*windows, prompts[0][0].to(args.device))]
         dense_passkey = passkey_accuracy(model, prompts, None, args.device)
         print(f"\n{length} tokens, dense passkey {dense_passkey:.1%}")
-        print("| setting | target | text | density | oracle | rows at target | mean recall | least recall | output error |"
-              " perplexity | top-1 equal | passkey |\n|---|---|---|---|---|---|---|---|---|---|---|---|")
+        print(
+            "| setting | target | text | density | oracle | rows at target | mean recall | least recall | output error |"
+            " perplexity | top-1 equal | passkey |\n|---|---|---|---|---|---|---|---|---|---|---|---|"
+        )
         for name, config in CONFIGS.items():
             for target in targets:
                 started = time.perf_counter()
@@ -142,9 +146,12 @@ def main():
                         row |= dict(passkey=passkey, dense_passkey=dense_passkey)
                         tail = f"| | {passkey:.0%} |"
                     results.append(row)
-                    print(f"| {name} | {target} | {text} | {mean['density']:.3f} | {mean['oracle']:.3f} | "
-                          f"{mean['rows_at_target']:.2%} | {mean['mean_recall']:.4f} | {mean['min_recall']:.3f} | "
-                          f"{mean['output_error']:.4f} | {tail}", flush=True)
+                    print(
+                        f"| {name} | {target} | {text} | {mean['density']:.3f} | {mean['oracle']:.3f} | "
+                        f"{mean['rows_at_target']:.2%} | {mean['mean_recall']:.4f} | {mean['min_recall']:.3f} | "
+                        f"{mean['output_error']:.4f} | {tail}",
+                        flush=True,
+                    )
                 print(f"{name} {target}: {time.perf_counter() - started:.1f} s", file=sys.stderr)
         if args.out:
             args.out.write_text(json.dumps(results, indent=1))
