@@ -7,11 +7,12 @@ BIN := .venv/bin
 app: .venv/runtime
 	$(BIN)/streamlit run app/main.py
 
-test: .venv/dev
+test: lint
 	$(BIN)/python -m pytest
 
 lint: .venv/dev
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 
 bench: .venv/dev
 	$(BIN)/python tests/bench/app_and_recorder.py
