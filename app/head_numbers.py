@@ -11,7 +11,7 @@ import numpy as np
 from app.reading import visible
 from sampleattn.summary import column_share, sparse_seconds
 
-SHARE, PLAIN, SECONDS = "share", "plain", "seconds"
+SHARE, RECALL, PLAIN, SECONDS = "share", "recall", "plain", "seconds"
 PLACE = re.compile(r"(layer|head)\s+(\d)")
 
 
@@ -20,7 +20,7 @@ class HeadNumber:
     """One number of every head.
 
     field: a name for links and files. values: trace -> float [layers, heads], NaN where not known. kind: "exact", "sampled" or
-    "recorded". form: SHARE, PLAIN or SECONDS. hard: "low" or "high" values are the hard ones, "" if neither is.
+    "recorded". form: SHARE, RECALL, PLAIN or SECONDS. hard: "low" or "high" values are the hard ones, "" if neither is.
     holds: trace -> the threshold to start with. per_layer: all heads of a layer have the layer's number.
     """
 
@@ -43,18 +43,18 @@ class HeadNumber:
         """The value in words."""
         if value != value:
             return "–"
-        return {SHARE: f"{value:.1%}", PLAIN: f"{value:.3g}", SECONDS: _seconds(value)}[self.form]
+        return {SHARE: f"{value:.1%}", RECALL: f"{value:.3f}", PLAIN: f"{value:.3g}", SECONDS: _seconds(value)}[self.form]
 
     def short(self, value: float) -> str:
         """The value as it fits into a cell of the board."""
         if value != value:
             return "–"
-        return {SHARE: f"{value:.0%}", PLAIN: f"{value:.2g}", SECONDS: _seconds(value)}[self.form]
+        return {SHARE: f"{value:.0%}", RECALL: f"{value:.2f}", PLAIN: f"{value:.2g}", SECONDS: _seconds(value)}[self.form]
 
     def range(self, values: np.ndarray) -> tuple[float, float]:
-        """The range that the colours and the threshold cover: 0 to 1 for shares, else 0 to the greatest value."""
+        """The range that the colours and the threshold cover: 0 to 1 for shares and recalls, else 0 to the greatest value."""
         most = np.nanmax(values, initial=0.0)
-        return (0.0, 1.0) if self.form == SHARE else (0.0, float(most) if most > 0 else 1.0)
+        return (0.0, 1.0) if self.form in (SHARE, RECALL) else (0.0, float(most) if most > 0 else 1.0)
 
     def holding(self, values: np.ndarray, threshold: float) -> np.ndarray:
         """The heads that are no harder than the threshold. bool [layers, heads]"""
@@ -71,12 +71,12 @@ NUMBERS = (
     HeadNumber("density", "Density", "Tiles computed, as a share of the causal tiles: less is cheaper.",
                lambda trace: trace.density, hard="high"),
     HeadNumber("cra", "CRA", "The worst row's recall (CRA), over every row of the prompt.",
-               lambda trace: trace.cra, hard="low", holds=lambda trace: trace.config.cra),
+               lambda trace: trace.cra, form=RECALL, hard="low", holds=lambda trace: trace.config.cra),
     HeadNumber("rows_at_target", "Rows at target", "The share of all rows whose recall reaches the target.",
                lambda trace: trace.rows_at_target, hard="low", holds=lambda trace: trace.config.rows_at_target),
     HeadNumber("recall_of_99", "Recall of 99% of rows",
                "The recall that 99% of all rows reach: the highest target that all but 1 row in 100 meet.",
-               lambda trace: trace.recall_of_99, hard="low", holds=lambda trace: trace.config.cra),
+               lambda trace: trace.recall_of_99, form=RECALL, hard="low", holds=lambda trace: trace.config.cra),
     HeadNumber("columns", "Columns or slashes",
                "Of the attention in a head's kept columns and slashes, the share in columns: 0% is all slashes, 100% columns.",
                column_share),
@@ -86,7 +86,7 @@ NUMBERS = (
                lambda trace: np.repeat(sparse_seconds(trace)[:, None], trace.heads, axis=1), "recorded", SECONDS, "high",
                per_layer=True),
     HeadNumber("sampled_cra", "Sampled CRA", "The worst recall among the sampled rows: all that the method itself can see.",
-               lambda trace: trace.sampled_cra, "sampled", hard="low", holds=lambda trace: trace.config.cra),
+               lambda trace: trace.sampled_cra, "sampled", RECALL, "low", holds=lambda trace: trace.config.cra),
     HeadNumber("oracle_density", "Oracle density", "The fewest tiles, found greedily, that would bring every row to the target.",
                lambda trace: trace.oracle_density, hard="high"),
 )  # fmt: skip

@@ -139,7 +139,7 @@ def _head(trace, layer, head, compact):
     part = {
         "layer": layer,
         "head": head,
-        "title": f"Attention map of layer {layer}, head {head}: {int(mask.sum()):,} tiles computed, "
+        "title": f"Attention map of layer {layer}, head {head}: {reading.counted(int(mask.sum()), 'tile')} computed, "
         f"{trace.density[layer, head]:.1%} of the causal triangle, worst row's recall {recall.min():.3f}",
         "cells": list(weights.shape),
         "block": block,

@@ -84,6 +84,7 @@ def test_the_search_finds_patterns_and_places(trace, wanted, found):
 
 
 def test_numbers_in_words():
-    assert BY_NAME["CRA"].text(0.12345) == "12.3%" and BY_NAME["Output error"].text(0.01234) == "0.0123"
+    assert BY_NAME["Density"].text(0.12345) == "12.3%" and BY_NAME["CRA"].text(0.12345) == "0.123"
+    assert BY_NAME["Output error"].text(0.01234) == "0.0123"
     assert BY_NAME["Time"].text(0.0123) == "12.3 ms" and BY_NAME["Time"].text(2.5) == "2.5 s"
     assert all(number.short(float("nan")) == "–" for number in NUMBERS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from app.figures.chart import Bars, Chart, Line, Span
-from app.figures.palette import DENSE, DROPPED, KEPT, MUTED, SPARSE
+from app.figures.palette import DENSE, KEPT, MUTED, OTHER, SPARSE
 from sampleattn.bench.rows import WORDS, label, tokens
 
 
@@ -57,7 +57,7 @@ def over_length(rows: list[dict], title, footer, slower_until: float | None = No
     lines = [_curve(what, name, points) for (what, name), points in sorted(curves.items(), key=_place)]
     shade = ()
     if slower_until is not None and lengths[0] < slower_until:
-        shade = (Span(lengths[0], slower_until, f"slower here (below {tokens(slower_until)} tokens)", DROPPED),)
+        shade = (Span(lengths[0], slower_until, f"slower here (below {tokens(slower_until)} tokens)", MUTED),)
     names = ("what", "implementation", "length", "head_dim", "density", "median_ms", "p20_ms", "p80_ms")
     return Chart(
         title=title,
@@ -110,15 +110,15 @@ STYLE = {
     "sample_attention": (SPARSE, "circle"),
     "sparse_forward": (KEPT, "diamond"),
     "stage_1": ("#009e73", "triangle"),
-    "selection": (DROPPED, "cross"),
+    "selection": (OTHER, "cross"),
     "index_lists": ("#cc79a7", "square"),
     "row_logsumexp": (MUTED, "circle"),
 }
 SHADES = {
     "cudnn": (DENSE, "square"),
     "flash": ("#c7a008", "triangle"),
-    "flex": ("#b3643c", "diamond"),
-    "fa4": (DROPPED, "cross"),
+    "flex": ("#cc79a7", "diamond"),
+    "fa4": (OTHER, "cross"),
     "auto": ("#009e73", "triangle"),
 }
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from app.figures.chart import Chart, Line
-from app.figures.palette import DROPPED, KEPT, MUTED, SPARSE
+from app.figures.palette import KEPT, MUTED, OTHER, SPARSE
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def chart(points: list[Point], shown: Point | None, recorded: Point | None, shar
         _line(points, f"mean of the heads, estimated from {rows} sampled rows", KEPT, "circle"),
         _line(points, "hardest head, estimated", MUTED, "triangle", "hardest"),
     ]
-    layers += [_pair(shown, "these settings, estimated", DROPPED, "square")] if shown else []
+    layers += [_pair(shown, "these settings, estimated", OTHER, "square")] if shown else []
     layers += [_pair(recorded, "as recorded, all rows (exact)", SPARSE, "diamond", dash=False)] if recorded else []
     everything = [*points, *([recorded] if recorded else [])]
     return Chart(

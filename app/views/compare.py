@@ -51,7 +51,9 @@ def _maps(opened, a, b) -> None:
     state = session.map_state()
     sentence = _sentence(a, b)
     with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
-        st.markdown(f"**{reading.plain(sentence)}**", width="content")
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.markdown(f"**{reading.plain(sentence)}**", width="content")
+            parts.badge("exact")
         if map_feed.comparable(a, b):
             name = "_minus_".join(f"layer{layer}_head{head}" for _, layer, head in (a, b))
             export.menu(f"map_{name}", lambda: _chart(a, b, state, sentence), opened, "compare")
@@ -94,13 +96,13 @@ def _table(a, b) -> None:
         number = BY_NAME[name]
         first, second = (float(number.values(trace)[layer, head]) for trace, layer, head in (a, b))
         whose = f"{name} of the layer" if number.per_layer else name
-        rows.append((whose, number.text(first), number.text(second), _signed(number, first - second)))
+        rows.append((whose, number.text(first), number.text(second), _signed(first - second, number.text)))
     for name, field in (("Columns kept", "columns_kept"), ("Slashes kept", "slashes_kept")):
         first, second = (int(getattr(trace, field)[layer, head]) for trace, layer, head in (a, b))
-        rows.append((name, f"{first:,}", f"{second:,}", f"{first - second:+,}"))
+        rows.append((name, f"{first:,}", f"{second:,}", _signed(first - second, "{:,}".format)))
     st.dataframe(dict(zip(("number", "A", "B", "A − B"), zip(*rows, strict=True), strict=True)), hide_index=True, width=640)
 
 
-def _signed(number, value: float) -> str:
+def _signed(value: float, words) -> str:
     sign = "+" if value > 0 else "−" if value < 0 else ""
-    return f"{sign}{number.text(abs(value))}"
+    return f"{sign}{words(abs(value))}"

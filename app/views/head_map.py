@@ -18,7 +18,9 @@ def page() -> None:
 def _map(opened, layer, head) -> None:
     trace = opened.trace
     with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
-        st.markdown(_sentence(trace, layer, head), width="content")
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.markdown(_sentence(trace, layer, head), width="content")
+            parts.badge("exact")
         with st.container(horizontal=True, width="content"):
             if not trace.pinned(layer, head):
                 map_pin.offer(opened, layer, head)
@@ -33,9 +35,9 @@ def _map(opened, layer, head) -> None:
 
 
 def _sentence(trace, layer, head) -> str:
-    kept = int(trace.block_mask(layer, head).sum())
+    kept = reading.counted(int(trace.block_mask(layer, head).sum()), "tile")
     return (
-        f"**Layer {layer}, head {head}** ({reading.plain(trace.label(layer, head))}): {kept:,} tiles computed, "
-        f"{trace.density[layer, head]:.1%} of the causal triangle; worst row's recall {trace.cra[layer, head]:.3f} (exact); "
+        f"**Layer {layer}, head {head}** ({reading.plain(trace.label(layer, head))}): {kept} computed, "
+        f"{trace.density[layer, head]:.1%} of the causal triangle; worst row's recall {trace.cra[layer, head]:.3f}; "
         f"output error {trace.output_error[layer, head]:.2g}."
     )

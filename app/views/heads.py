@@ -1,5 +1,7 @@
 """All heads on one board: which are dear, which break, and where the time goes."""
 
+from collections import Counter
+
 import numpy as np
 import streamlit as st
 
@@ -115,13 +117,14 @@ def _list_title(number: HeadNumber, order, count, listed, searched) -> str:
         return "No head is found. Search for a pattern, as slash, or for a place, as layer 3 or 3.5." if searched else ""
     pieces = ("layer, its densest head", "layers, the densest head of each") if number.per_layer else ("head", "heads")
     which = f"{count:,} {pieces[count > 1]}{' found' if searched else ''}"
-    return f"{which if listed == count else f'The first {listed} of {which}'}: {_names(number)[order].lower()}, {number.name}"
+    way = _names(number)[order].lower() + (" first" if order != ORDERS[2] else "")
+    return f"{which if listed == count else f'The first {listed} of {which}'}, {way}: {number.name}"
 
 
 def _entry(trace, number: HeadNumber, values, layer, head) -> list[str]:
     """Two lines of the list: where and what, and the numbers."""
     label, own = reading.visible(trace.label(layer, head)), number.text(values[layer, head])
-    return [f"Layer {layer}, head {head} · {label} · {own}", " · ".join(_others(trace, number, layer, head)[:3])]
+    return [f"Layer {layer}, head {head} · {label} · {own}", " · ".join(_others(trace, number, layer, head)[:2])]
 
 
 def _others(trace, number: HeadNumber, layer, head) -> list[str]:
@@ -162,22 +165,13 @@ def _chart(trace, number: HeadNumber, values, sentence):
 
 
 def _patterns(trace) -> None:
-    counts: dict[str, list[str]] = {}
-    for layer, row in enumerate(_labels(trace)):
-        for head, label in enumerate(row):
-            if label:
-                counts.setdefault(reading.visible(label), []).append(f"{layer}.{head}")
+    """How many heads have each pattern."""
+    counts = Counter(reading.visible(label) for row in _labels(trace) for label in row if label)
     if counts:
-        st.markdown("**Patterns** of the heads (layer.head), told from the tile masses of all rows (exact)")
-        ordered = sorted(counts.items(), key=lambda item: -len(item[1]))
-        st.dataframe(
-            {
-                "pattern": [label for label, _ in ordered],
-                "heads": [len(where) for _, where in ordered],
-                "which": [", ".join(where) for _, where in ordered],
-            },
-            hide_index=True,
-            column_config={"which": st.column_config.TextColumn(width="large")},
+        found = ", ".join(f"{reading.plain(label)} {count:,}" for label, count in counts.most_common())
+        st.markdown(
+            f"**Patterns** of the heads, told from the tile masses of all rows (exact): {found}. "
+            "Write one into *Find heads* to see which they are."
         )
 
 

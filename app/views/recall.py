@@ -28,8 +28,7 @@ def page() -> None:
     def chart():
         return figure.chart(recall, target, title, reading.footer(trace, layer, head), known)
 
-    kind = "exact" if known == trace.length else "reduced"
-    parts.heading(f"{title}.", kind, lambda: export.menu(f"recall_layer{layer}_head{head}", chart, opened, "recall"))
+    parts.heading(f"{title}.", "exact", lambda: export.menu(f"recall_layer{layer}_head{head}", chart, opened, "recall"))
     st.plotly_chart(interactive.figure(chart()), key="recall_chart", alt=title)
     worst_rows, meaning = st.columns([1.6, 1], gap="medium")
     with worst_rows:

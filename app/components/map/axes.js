@@ -147,5 +147,5 @@ function drawMass(map, context) {
   context.font = map.font(11);
   context.textAlign = "right";
   context.textBaseline = "bottom";
-  context.fillText(`attention by key block, log scale, at most ${Number((100 * most).toPrecision(2))} %`, side, -room - 10);
+  context.fillText(`attention by key block, log scale, at most ${Number((100 * most).toPrecision(2))}%`, side, -room - 10);
 }

@@ -9,7 +9,7 @@ class MapView {
     choosePalette(palette);
     host.replaceChildren();
     host.classList.toggle("compact", !panel);
-    this.margin = !panel ? { left: 56, top: 6, right: 6, bottom: 34, track: 0 } : { left: 124, top: 54, right: 6, bottom: 56, track: 66 };
+    this.margin = !panel ? { left: 66, top: 6, right: 6, bottom: 34, track: 0 } : { left: 132, top: 54, right: 6, bottom: 56, track: 66 };
     const top = host.appendChild(make("div", "top"));
     this.stage = top.appendChild(make("div", "stage"));
     this.stage.tabIndex = 0;

@@ -74,7 +74,7 @@ class Panel {
   fill() {
     const { map } = this, { block } = map.head, { columns, slashes } = map.head, half = map.length / 2;
     const row = () => (map.cross ? Math.floor(map.cross.query) : Math.floor(map.view.row + map.view.size / 2));
-    const percent = (share) => `${(100 * share).toFixed(share < 0.001 ? 3 : 1)} %`;
+    const percent = (share) => `${(100 * share).toFixed(share < 0.001 ? 3 : 1)}%`;
     this.lists.replaceChildren();
     this.list(`${counted(columns.length, "column", "columns")} kept`, columns.map(({ block: at, mass, text }) => [`c${at}`, percent(mass), text, () => {
       const key = Math.floor((at + 0.5) * block);
@@ -82,7 +82,7 @@ class Panel {
     }]));
     this.list(`${counted(slashes.length, "slash", "slashes")} kept`, slashes.map(({ slash, mass }) => {
       const back = slash * block;
-      return [`s${slash}`, percent(mass), `looks ${number(Math.max(0, back - block + 1))} to ${number(back + block - 1)} tokens back`, () => {
+      return [`s${slash}`, percent(mass), `${number(Math.max(0, back - block + 1))}–${number(back + block - 1)} back`, () => {
         const query = Math.min(Math.max(row(), back, Math.floor(half)), map.length - 1);
         map.jump(query, Math.max(0, query - back), 8 * block);
       }];
@@ -97,6 +97,7 @@ class Panel {
     for (const [name, share, text, act] of entries) {
       const entry = rows.appendChild(button("entry", undefined, act));
       entry.append(make("b", "", name), make("span", "share", share), make("span", "text", text));
+      entry.title = `${name}, ${share} of the attention: ${text}`;
     }
   }
 }
