@@ -4,7 +4,9 @@ import torch
 import triton
 import triton.language as tl
 
-from .primitives import check_block_size, on_device, real_keys
+from .checks import check_block_size
+from .launch import launch, power_of_2
+from .primitives import real_keys
 
 
 def block_index_lists(block_mask, queries, keys, key_range=None, block_size=128):
@@ -19,12 +21,11 @@ def block_index_lists(block_mask, queries, keys, key_range=None, block_size=128)
     batch, heads, query_blocks, key_blocks = block_mask.shape
     ids = torch.empty(block_mask.shape, dtype=torch.int16 if key_blocks < 2**15 else torch.int32, device=block_mask.device)
     spans = torch.empty(batch, heads, query_blocks, 3, dtype=torch.int32, device=block_mask.device)
-    with on_device(block_mask):
-        _lists[(query_blocks, batch * heads)](
-            block_mask, ids, spans, key_range, *block_mask.stride(), heads, queries, keys, key_blocks,
-            HAS_RANGE=key_range is not None, BLOCK=block_size, CHUNK=min(1024, triton.next_power_of_2(key_blocks)),
-            num_warps=1,
-        )  # fmt: skip
+    launch(
+        _lists, (query_blocks, batch * heads),
+        block_mask, ids, spans, key_range, *block_mask.stride(), heads, queries, keys, key_blocks,
+        HAS_RANGE=key_range is not None, BLOCK=block_size, CHUNK=min(1024, power_of_2(key_blocks)), num_warps=1,
+    )  # fmt: skip
     return ids, spans
 
 

@@ -7,7 +7,9 @@ import triton.language as tl
 from . import hopper
 from .block_index_lists import block_index_lists
 from .block_sparse_attention_hopper import block_sparse_attention_hopper
-from .primitives import LOG2_E, check_block_size, check_inputs, load_rows, load_tile, masked_scores, on_device, padded, real_keys
+from .checks import check_block_size, check_inputs
+from .launch import cdiv, launch, padded
+from .primitives import LOG2_E, load_rows, load_tile, masked_scores, real_keys
 
 # larger padded head_dim -> keys per step, warps, pipeline stages (notes/kernels.md says how they were chosen)
 CONFIGS = {64: (64, 4, 3), 128: (128, 8, 3), 256: (64, 8, 2)}
@@ -25,7 +27,7 @@ def block_sparse_attention(q, k, v, block_mask, scale=None, key_range=None, bloc
     scale = check_inputs(q, k, v, scale, key_range)
     check_block_size(block_size)
     (batch, heads, queries, head_dim), (kv_heads, keys), value_dim = q.shape, k.shape[1:3], v.shape[3]
-    expected = (batch, heads, triton.cdiv(queries, block_size), triton.cdiv(keys, block_size))
+    expected = (batch, heads, cdiv(queries, block_size), cdiv(keys, block_size))
     if not isinstance(block_mask, torch.Tensor) or block_mask.dtype != torch.bool:
         raise TypeError(f"block_mask must be a bool tensor, found {getattr(block_mask, 'dtype', type(block_mask).__name__)}")
     if block_mask.shape != expected or block_mask.device != q.device:
@@ -38,13 +40,13 @@ def block_sparse_attention(q, k, v, block_mask, scale=None, key_range=None, bloc
         block_sparse_attention_hopper(q, k, v, ids, spans, key_range, out, lse, scale)
         return out, lse
     step, warps, stages = CONFIGS[max(padded(head_dim), padded(value_dim))]
-    with on_device(q):
-        _forward[(expected[2] * batch * heads,)](
-            q, k, v, ids, spans, key_range, out, lse, *q.stride(), *k.stride(), *v.stride(), *out.stride(),
-            batch * heads, heads, heads // kv_heads, queries, keys, expected[2], expected[3], scale * LOG2_E,
-            HAS_RANGE=key_range is not None, D=head_dim, DV=value_dim, BLOCK=block_size, BLOCK_N=min(step, block_size),
-            BLOCK_D=padded(head_dim), BLOCK_DV=padded(value_dim), num_warps=warps, num_stages=stages,
-        )  # fmt: skip
+    launch(
+        _forward, (expected[2] * batch * heads,),
+        q, k, v, ids, spans, key_range, out, lse, *q.stride(), *k.stride(), *v.stride(), *out.stride(),
+        batch * heads, heads, heads // kv_heads, queries, keys, expected[2], expected[3], scale * LOG2_E,
+        HAS_RANGE=key_range is not None, D=head_dim, DV=value_dim, BLOCK=block_size, BLOCK_N=min(step, block_size),
+        BLOCK_D=padded(head_dim), BLOCK_DV=padded(value_dim), num_warps=warps, num_stages=stages,
+    )  # fmt: skip
     return out, lse
 
 

@@ -14,7 +14,8 @@ from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared,
 
 from .hopper import descriptor, multiprocessors, real_keys
 from .hopper_softmax import declare_too_large, masked_scores, shrink, softmax, thread_sums, too_large
-from .primitives import LOG2_E, on_device, padded
+from .launch import launch, padded
+from .primitives import LOG2_E
 
 BLOCK = gl.constexpr(128)  # rows and keys of a tile
 HALF = gl.constexpr(64)  # rows of a warpgroup
@@ -45,13 +46,13 @@ def block_sparse_attention_hopper(q, k, v, ids, spans, key_range, out, lse, scal
     query_blocks, key_blocks = ids.shape[2:]
     config = CONFIGS[max(padded(head_dim), padded(value_dim))]
     taken = torch.zeros(1, dtype=torch.int32, device=q.device)
-    with on_device(q):
-        _forward[(min((1 if config.overlap else 2) * multiprocessors(q.device), query_blocks * batch * heads),)](
-            descriptor(q, 64), descriptor(k, config.keys), descriptor(v, config.keys), ids, spans, taken, key_range, out, lse,
-            batch * heads, heads, heads // kv_heads, queries, keys, query_blocks, key_blocks, scale * LOG2_E,
-            HAS_RANGE=key_range is not None, DV=value_dim, STAGES=config.stages, OVERLAP=config.overlap,
-            REGISTERS=config.registers[1], num_warps=4, maxnreg=config.registers[0],
-        )  # fmt: skip
+    launch(
+        _forward, (min((1 if config.overlap else 2) * multiprocessors(q.device), query_blocks * batch * heads),),
+        descriptor(q, 64), descriptor(k, config.keys), descriptor(v, config.keys), ids, spans, taken, key_range, out, lse,
+        batch * heads, heads, heads // kv_heads, queries, keys, query_blocks, key_blocks, scale * LOG2_E,
+        HAS_RANGE=key_range is not None, DV=value_dim, STAGES=config.stages, OVERLAP=config.overlap,
+        REGISTERS=config.registers[1], num_warps=4, maxnreg=config.registers[0],
+    )  # fmt: skip
 
 
 @gluon.jit

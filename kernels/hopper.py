@@ -9,19 +9,20 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma, warpgroup_mma, warpgroup_mma_wait
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-from .primitives import INTERPRETED, padded
+from .launch import INTERPRETED, padded
 
 
 def fits(*tensors, largest=128):
     """Whether the tensors [B, H, N, D <= largest] lie on a Hopper GPU as TMA can read them: rows contiguous, 16-byte steps."""
     return not INTERPRETED and all(
-        x.shape[3] <= largest
-        and x.stride(3) == 1
-        and x.data_ptr() % 16 == 0
-        and all(step * x.element_size() % 16 == 0 and step > 0 for step in x.stride()[:3])
-        and _is_hopper(x.device)
+        x.shape[3] <= largest and x.data_ptr() % 16 == 0 and _readable(x.stride(), x.element_size()) and _is_hopper(x.device)
         for x in tensors
     )
+
+
+@functools.lru_cache(maxsize=256)
+def _readable(strides, size):
+    return strides[3] == 1 and all(step * size % 16 == 0 and step > 0 for step in strides[:3])
 
 
 @functools.cache
@@ -36,9 +37,14 @@ def multiprocessors(device):
 
 def descriptor(x, rows):
     """x [B, H, N, D] for copies of `rows` tokens of one head; what lies outside N and D is read as 0."""
-    shape = [1, 1, rows, padded(x.shape[3])]
-    layout = gl.NVMMASharedLayout.get_default_for(shape, gl.bfloat16 if x.dtype == torch.bfloat16 else gl.float16)
-    return TensorDescriptor(x, list(x.shape), list(x.stride()), shape, layout)
+    block = [1, 1, rows, padded(x.shape[3])]
+    return TensorDescriptor(x, list(x.shape), list(x.stride()), block, _layout(*block, x.dtype))
+
+
+@functools.cache
+def _layout(*block_and_dtype):
+    *block, dtype = block_and_dtype
+    return gl.NVMMASharedLayout.get_default_for(block, gl.bfloat16 if dtype == torch.bfloat16 else gl.float16)
 
 
 @gluon.jit

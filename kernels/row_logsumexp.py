@@ -5,7 +5,9 @@ import triton
 import triton.language as tl
 
 from . import hopper
-from .primitives import LOG2_E, check_inputs, load_rows, load_tile, masked_scores, on_device, padded, real_keys
+from .checks import check_inputs
+from .launch import cdiv, launch, padded
+from .primitives import LOG2_E, load_rows, load_tile, masked_scores, real_keys
 from .row_logsumexp_hopper import row_logsumexp_hopper
 
 # padded head_dim -> keys per step, warps, pipeline stages; the rows per program are ROWS
@@ -26,12 +28,12 @@ def row_logsumexp(q, k, scale=None, key_range=None):
         row_logsumexp_hopper(q, k, key_range, lse, scale)
         return lse
     step, warps, stages = CONFIGS[padded(head_dim)]
-    with on_device(q):
-        _logsumexp[(triton.cdiv(queries, ROWS), batch * heads)](
-            q, k, key_range, lse, *q.stride(), *k.stride(), heads, heads // kv_heads, queries, keys, scale * LOG2_E,
-            HAS_RANGE=key_range is not None, D=head_dim, BLOCK=ROWS, BLOCK_N=step, BLOCK_D=padded(head_dim),
-            num_warps=warps, num_stages=stages,
-        )  # fmt: skip
+    launch(
+        _logsumexp, (cdiv(queries, ROWS), batch * heads),
+        q, k, key_range, lse, *q.stride(), *k.stride(), heads, heads // kv_heads, queries, keys, scale * LOG2_E,
+        HAS_RANGE=key_range is not None, D=head_dim, BLOCK=ROWS, BLOCK_N=step, BLOCK_D=padded(head_dim),
+        num_warps=warps, num_stages=stages,
+    )  # fmt: skip
     return lse
 
 

@@ -5,14 +5,14 @@ A step takes its exponentials against the maximum of earlier steps: it looks for
 rescales nothing. A sum loses nothing by being large, as long as it does not overflow. Only where a thread's sum exceeds 256, or
 there is no maximum yet, does the warp take the step again with its own."""
 
-import triton
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma
 
 from .hopper import descriptor, next_scores, real_keys, send_keys
 from .hopper_softmax import declare_too_large, shrink, thread_sums, too_large
-from .primitives import LOG2_E, on_device, padded
+from .launch import cdiv, launch, padded
+from .primitives import LOG2_E
 
 STAGES = {64: 8, 128: 4}  # padded head_dim -> steps of keys in flight
 KEYS = gl.constexpr(128)  # keys of a step
@@ -24,12 +24,12 @@ REGISTERS = gl.constexpr(112)  # of a thread of theirs; at the start every threa
 def row_logsumexp_hopper(q, k, key_range, lse, scale):
     """Fill lse [B, Hq, Nq]; arguments as checked by `row_logsumexp`."""
     (batch, heads, queries, head_dim), (kv_heads, keys) = q.shape, k.shape[1:3]
-    with on_device(q):
-        _logsumexp[(triton.cdiv(queries, ROWS.value * GROUPS.value), batch * heads)](
-            descriptor(q, ROWS.value), descriptor(k, KEYS.value), key_range, lse, heads, heads // kv_heads,
-            queries, keys, scale * LOG2_E, HAS_RANGE=key_range is not None, STAGES=STAGES[padded(head_dim)],
-            num_warps=4, maxnreg=96,
-        )  # fmt: skip
+    launch(
+        _logsumexp, (cdiv(queries, ROWS.value * GROUPS.value), batch * heads),
+        descriptor(q, ROWS.value), descriptor(k, KEYS.value), key_range, lse, heads, heads // kv_heads,
+        queries, keys, scale * LOG2_E, HAS_RANGE=key_range is not None, STAGES=STAGES[padded(head_dim)],
+        num_warps=4, maxnreg=96,
+    )  # fmt: skip
 
 
 @gluon.jit

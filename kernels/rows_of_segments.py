@@ -4,7 +4,8 @@ import torch
 import triton
 import triton.language as tl
 
-from .primitives import on_device, real_keys
+from .launch import cdiv, launch
+from .primitives import real_keys
 
 
 def rows_of_segments(grid, segments, count, sampling):
@@ -13,11 +14,11 @@ def rows_of_segments(grid, segments, count, sampling):
     grid: read for its sizes and key range only; sampling: "spread" or "tail"."""
     batch = 1 if grid.key_range is None else grid.key_range.shape[0]
     rows = torch.empty(batch, segments * count, dtype=torch.int64, device=grid.device)
-    with on_device(rows):
-        _rows[(triton.cdiv(segments * count, 256), batch)](
-            rows, grid.key_range, segments, count, grid.nq, grid.nk, grid.query_blocks,
-            HAS_RANGE=grid.key_range is not None, BLOCK=grid.block, TAIL=sampling == "tail",
-        )  # fmt: skip
+    launch(
+        _rows, (cdiv(segments * count, 256), batch),
+        rows, grid.key_range, segments, count, grid.nq, grid.nk, grid.query_blocks,
+        HAS_RANGE=grid.key_range is not None, BLOCK=grid.block, TAIL=sampling == "tail",
+    )  # fmt: skip
     return rows
 
 

@@ -5,7 +5,9 @@ import triton
 import triton.language as tl
 
 from . import hopper
-from .primitives import LOG2_E, check_block_size, check_inputs, load_rows, load_tile, masked_scores, on_device, padded, real_keys
+from .checks import check_block_size, check_inputs
+from .launch import cdiv, launch, padded, power_of_2
+from .primitives import LOG2_E, load_rows, load_tile, masked_scores, real_keys
 from .sampled_tile_masses_hopper import tile_logsumexp_hopper
 
 CONFIGS = {64: (8, 3), 128: (8, 2), 256: (8, 2)}  # padded head_dim -> warps, pipeline stages
@@ -32,29 +34,29 @@ def sampled_tile_masses(q, k, rows, scale=None, key_range=None, block_size=128):
         found = f"{list(rows.shape)} on {rows.device}"
         raise ValueError(f"rows must be [{batch} or 1, sampled rows] on {q.device}, found {found}")
     rows = rows.expand(batch, -1)
-    count, tiles = rows.shape[1], triton.cdiv(keys, block_size)
+    count, tiles = rows.shape[1], cdiv(keys, block_size)
     masses = torch.empty(batch, heads, count, tiles, dtype=torch.float32, device=q.device)
     lse = torch.empty(batch, heads, count, dtype=torch.float32, device=q.device)
     if count == 0:
         return masses, lse
     group, partial = heads // kv_heads, masses.new_empty(batch, heads, tiles, count)
     shared = min(group & -group, HEADS)  # the largest power of 2 that divides the group
-    with on_device(q):
-        if block_size == 128 and hopper.fits(q, k):
-            tile_logsumexp_hopper(q, k, rows, key_range, partial, scale, shared)
-        else:
-            warps, stages = CONFIGS[padded(head_dim)]
-            _tile_logsumexp[(triton.cdiv(count, ROWS // shared) * triton.cdiv(tiles, TILES), batch * heads // shared)](
-                q, k, rows, key_range, partial, *q.stride(), *k.stride(), *rows.stride(),
-                heads, group, queries, keys, count, tiles, TILES, scale * LOG2_E,
-                HAS_RANGE=key_range is not None, D=head_dim, BLOCK=block_size, BLOCK_D=padded(head_dim),
-                ROWS=ROWS // shared, HEADS=shared, num_warps=warps, num_stages=stages,
-            )  # fmt: skip
-        _normalise[(triton.cdiv(count, NORMALISED), batch * heads)](
-            rows, key_range, partial, masses, lse, *rows.stride(), heads, queries, keys, count, tiles,
-            HAS_RANGE=key_range is not None, BLOCK=block_size, ROWS=NORMALISED,
-            TILES=min(64, triton.next_power_of_2(tiles)), num_warps=4,
+    if block_size == 128 and hopper.fits(q, k):
+        tile_logsumexp_hopper(q, k, rows, key_range, partial, scale, shared)
+    else:
+        warps, stages = CONFIGS[padded(head_dim)]
+        launch(
+            _tile_logsumexp, (cdiv(count, ROWS // shared) * cdiv(tiles, TILES), batch * heads // shared),
+            q, k, rows, key_range, partial, *q.stride(), *k.stride(), *rows.stride(),
+            heads, group, queries, keys, count, tiles, TILES, scale * LOG2_E,
+            HAS_RANGE=key_range is not None, D=head_dim, BLOCK=block_size, BLOCK_D=padded(head_dim),
+            ROWS=ROWS // shared, HEADS=shared, num_warps=warps, num_stages=stages,
         )  # fmt: skip
+    launch(
+        _normalise, (cdiv(count, NORMALISED), batch * heads),
+        rows, key_range, partial, masses, lse, *rows.stride(), heads, queries, keys, count, tiles,
+        HAS_RANGE=key_range is not None, BLOCK=block_size, ROWS=NORMALISED, TILES=min(64, power_of_2(tiles)), num_warps=4,
+    )  # fmt: skip
     return masses, lse
 
 

@@ -1,12 +1,12 @@
 """Stage 1's pass over QK for Hopper in Gluon: the pipeline of `row_logsumexp_hopper` with gathered rows and a result per tile."""
 
-import triton
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier
 
 from .hopper import descriptor, multiprocessors, next_scores, real_keys, send_keys
-from .primitives import LOG2_E, padded
+from .launch import cdiv, launch, padded
+from .primitives import LOG2_E
 
 STAGES = {64: 8, 128: 4}  # padded head_dim -> tiles of keys in flight
 BLOCK = gl.constexpr(128)  # keys of a tile
@@ -23,12 +23,13 @@ def tile_logsumexp_hopper(q, k, rows, key_range, out, scale, shared):
     are cut into equal shares, one for each program: all end at the same time, whatever the rows.
     """
     (batch, heads, queries, head_dim), (kv_heads, keys), (tiles, count) = q.shape, k.shape[1:3], out.shape[2:]
-    chunks = triton.cdiv(count, LANES.value // shared * GROUPS.value * CHUNK.value)
+    chunks = cdiv(count, LANES.value // shared * GROUPS.value * CHUNK.value)
     parts = batch * heads // shared * chunks
     places = multiprocessors(q.device)
     # with few parts one share to a multiprocessor; with many, rounding would leave some idle
     shares = max((1 if 4 * parts <= places else 4) * places // parts, 1)
-    _tile_logsumexp[(shares, batch * heads // shared, chunks)](
+    launch(
+        _tile_logsumexp, (shares, batch * heads // shared, chunks),
         q, descriptor(k, BLOCK.value), rows, key_range, out, *q.stride()[:3], *rows.stride(),
         heads, heads // kv_heads, queries, keys, count, tiles, scale * LOG2_E,
         HAS_RANGE=key_range is not None, D=head_dim, HEADS=shared, STAGES=STAGES[padded(head_dim)], num_warps=4, maxnreg=96,

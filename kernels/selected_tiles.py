@@ -17,7 +17,8 @@ import torch
 import triton
 import triton.language as tl
 
-from .primitives import INTERPRETED, on_device, real_keys
+from .launch import INTERPRETED, cdiv, launch, power_of_2
+from .primitives import real_keys
 
 ROUNDS = 20
 LEAST_SHARE, MOST_SHARE = tl.constexpr(0.4), tl.constexpr(0.8)  # of what is missing, that a round buys
@@ -41,8 +42,8 @@ def selected_tiles(masses, rows, grid, config, segments):
     _check(masses, rows, grid, segments)
     (batch, heads, sampled, key_blocks), device = masses.shape, masses.device
     groups, count = batch * heads * segments, sampled // segments
-    places = max(64, triton.next_power_of_2(max(key_blocks, grid.slashes)))
-    splits = 1 if INTERPRETED else max(min(_processors(device) // groups, triton.cdiv(count, LEAST_ROWS)), 1)
+    places = max(64, power_of_2(max(key_blocks, grid.slashes)))
+    splits = 1 if INTERPRETED else max(min(_processors(device) // groups, cdiv(count, LEAST_ROWS)), 1)
     board = 2 * ROUNDS * (2 * places + 1) if splits > 1 else 0
     work = (torch.zeros if board else torch.empty)(groups, board + 2 * places * splits, dtype=torch.int32, device=device)
     block_mask = torch.empty(batch, heads, grid.query_blocks, key_blocks, dtype=torch.bool, device=device)
@@ -51,17 +52,17 @@ def selected_tiles(masses, rows, grid, config, segments):
     kind, window, alpha_slashes = config.selection, 0, config.alpha_slashes or config.cra
     if kind == "window":  # `independent` without slashes
         kind, window, alpha_slashes = "independent", grid.window_blocks(config.window_ratio), 0.0
-    with on_device(masses):
-        _select[(groups, splits)](
-            masses.contiguous(), rows, grid.key_range, work, block_mask, columns, slashes,
-            rows.stride(0) if len(rows) > 1 else 0, rows.stride(1), heads, segments, count, grid.nq, grid.nk, board,
-            config.sink_blocks, max(config.local_blocks, window) + grid.crossed, config.last_blocks,
-            config.cra, 1 - config.cra, float(config.sampling_margin), config.rows_at_target, float(config.density or 0),
-            config.alpha_columns or config.cra, alpha_slashes, 1 << (29 - (count - 1).bit_length()),
-            KIND="budget" if config.density else kind, HAS_RANGE=grid.key_range is not None, BLOCK=grid.block, PLACES=places,
-            ROWS=max(4096 // places, min(8, 8192 // places)), SHARED=splits > 1, ROUNDS=ROUNDS, DIGIT=4 if places <= 1024 else 1,
-            num_warps=8 if places <= 1024 else 16, enable_fp_fusion=False, launch_cooperative_grid=splits > 1,
-        )  # fmt: skip
+    launch(
+        _select, (groups, splits),
+        masses.contiguous(), rows, grid.key_range, work, block_mask, columns, slashes,
+        rows.stride(0) if len(rows) > 1 else 0, rows.stride(1), heads, segments, count, grid.nq, grid.nk, board,
+        config.sink_blocks, max(config.local_blocks, window) + grid.crossed, config.last_blocks,
+        config.cra, 1 - config.cra, float(config.sampling_margin), config.rows_at_target, float(config.density or 0),
+        config.alpha_columns or config.cra, alpha_slashes, 1 << (29 - (count - 1).bit_length()),
+        KIND="budget" if config.density else kind, HAS_RANGE=grid.key_range is not None, BLOCK=grid.block, PLACES=places,
+        ROWS=max(4096 // places, min(8, 8192 // places)), SHARED=splits > 1, ROUNDS=ROUNDS, DIGIT=4 if places <= 1024 else 1,
+        num_warps=8 if places <= 1024 else 16, enable_fp_fusion=False, launch_cooperative_grid=splits > 1,
+    )  # fmt: skip
     return block_mask, columns, slashes
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from sampleattn.backends import fa4_misfit
 from sampleattn.inputs import check_block_mask
 from sampleattn.kernels.block_index_lists import block_index_lists
-from sampleattn.kernels.primitives import check_inputs
+from sampleattn.kernels.checks import check_inputs
 
 
 @cute.jit

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 triton = pytest.importorskip("triton", reason="Triton is not installed")
-from sampleattn.kernels.primitives import INTERPRETED  # noqa: E402
+from sampleattn.kernels.launch import INTERPRETED  # noqa: E402
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.experimental.gluon import language as gl  # noqa: E402
 from triton.experimental.gluon._runtime import GluonASTSource  # noqa: E402

@@ -17,7 +17,7 @@ from sampleattn import backends, reference
 
 pytest.importorskip("triton", reason="Triton is not installed")
 from sampleattn.kernels.block_index_lists import block_index_lists  # noqa: E402
-from sampleattn.kernels.primitives import INTERPRETED  # noqa: E402
+from sampleattn.kernels.launch import INTERPRETED  # noqa: E402
 
 from sampleattn.kernels import hopper  # noqa: E402
 

@@ -21,7 +21,7 @@ from sampleattn.filtering import select, selected_tiles
 from sampleattn.sampling import rows_of_segments, sampled_rows, segment_count
 
 triton = pytest.importorskip("triton", reason="Triton is not installed")
-from sampleattn.kernels.primitives import INTERPRETED  # noqa: E402
+from sampleattn.kernels.launch import INTERPRETED  # noqa: E402
 from triton.backends.compiler import GPUTarget  # noqa: E402
 
 from sampleattn.kernels import rows_of_segments as rows_kernel  # noqa: E402
