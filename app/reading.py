@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from sampleattn.recall import cell_edges
+from sampleattn.text import printable
 
 ROOT = Path(__file__).resolve().parents[1]
 PUNCTUATION = re.compile(r"([!-/:-@\[-`{-~])")
@@ -22,7 +23,7 @@ def plain(text: str) -> str:
 
 def visible(text: str) -> str:
     """Text on one line: line ends and tabs as signs, other control characters as a box."""
-    return "".join(sign if sign.isprintable() else "□" for sign in text.translate(VISIBLE))
+    return printable(text.translate(VISIBLE))
 
 
 def excerpt(trace, first: int, end: int, limit: int = 80) -> str:

@@ -1,4 +1,4 @@
-"""A config to take along: as Python, as a command line, as JSON."""
+"""Code to take along: a config as Python and as a command, the command that pins a head."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import shlex
 from dataclasses import fields
 
 from sampleattn.config import SampleAttentionConfig
+from sampleattn.text import printable
 
 
 def unusual(config: SampleAttentionConfig) -> dict:
@@ -26,5 +27,15 @@ def python(config: SampleAttentionConfig) -> str:
 def command(config: SampleAttentionConfig, model: str) -> str:
     """The command that records a prompt with the config."""
     settings = [f"--{name.replace('_', '-')} {value}" for name, value in unusual(config).items()]
-    parts = [f"python -m sampleattn record --model {shlex.quote(model)}", "--prompt-file prompt.txt --out trace.zip", *settings]
+    parts = [f"python -m sampleattn record --model {_quoted(model)}", "--prompt-file prompt.txt --out trace.zip", *settings]
     return " \\\n    ".join(parts)
+
+
+def pin_command(model: str, layer: int, head: int) -> str:
+    """The command that adds a head's queries and keys to a trace."""
+    return f"python -m sampleattn pin TRACE \\\n    --model {_quoted(model)} --heads {layer}.{head}"
+
+
+def _quoted(name: str) -> str:
+    """A name out of a trace or a link as one word of a shell; control characters could end the paste and run what follows."""
+    return shlex.quote(printable(name))

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from sampleattn import __version__
 from sampleattn.config import BACKENDS, SAMPLINGS, SCOPES, SELECTIONS, SampleAttentionConfig
+from sampleattn.text import printable
 from sampleattn.trace_format import LEVELS
 
 MOST_PROMPT_BYTES = 256 << 20
@@ -38,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (ValueError, RuntimeError, OSError) as error:
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        print("error: " + printable(" ".join(str(error).split())), file=sys.stderr)
         return 1
 
 

@@ -130,6 +130,3 @@ def _strength(pairs: int, length: int) -> float:
 
 def _log_i0(x: float) -> float:
     return math.log(float(torch.special.i0(torch.tensor(x, dtype=torch.float64))))
-
-
-# Time

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from sampleattn.trace_format import MAX_TOKENS
+
 LONGEST_TOKEN = 256
 
 
@@ -21,7 +23,7 @@ def tokenise(tokenizer, text: str, context: int | None, max_tokens: int | None =
         raise PromptError(f"max_tokens (--cut) must be at least 2, not {max_tokens}.")
     if not getattr(tokenizer, "is_fast", False):
         raise PromptError("The model's tokenizer gives no text offsets; use a model with a fast tokenizer (tokenizer.json).")
-    limit = min(bound for bound in (max_tokens, context, 1 << 26) if bound is not None)
+    limit = min(bound for bound in (max_tokens, context, MAX_TOKENS) if bound is not None)
     advice = f"cut it with max_tokens={limit} (--cut {limit}), or take a model with a longer context"
     whole = text
     if len(text) > limit * LONGEST_TOKEN:

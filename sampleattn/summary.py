@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from sampleattn.text import printable
 from sampleattn.trace import Trace
 
 SPARSE_STAGES = ("sampling", "filtering", "sparse_attention")
@@ -94,13 +95,13 @@ def table(trace: Trace) -> str:
     model, prompt = trace.meta["model"], trace.meta["prompt"]
     state = "" if trace.complete else "; the recording was not finished, this is what it has"
     lines = [
-        f"{model['name']}: {prompt['tokens']:,} tokens, {model['layers']} layers x {model['heads']} heads, "
+        f"{printable(model['name'])}: {prompt['tokens']:,} tokens, {model['layers']} layers x {model['heads']} heads, "
         f"CRA target {trace.config.cra:g}, selection {trace.config.selection}{state}",
         "",
         f"{'layer':>5} {'ran':>7} {'density':>8} {'oracle':>8} {'CRA exact':>10} {'at target':>10} {'out error':>10}",
     ]
     for row in layer_rows(trace):
-        lines.append(_line(row["layer"], row["ran"] or "-", row) + (f"  {row['reason']}" if row["reason"] else ""))
+        lines.append(_line(row["layer"], row["ran"] or "-", row) + (f"  {printable(row['reason'])}" if row["reason"] else ""))
     totals = trace.meta["summary"] or summarise(trace)
     lines += [_line("all", "", totals), ""]
     if trace.output is None:

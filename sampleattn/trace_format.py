@@ -23,7 +23,7 @@ OVERVIEW, THUMBNAIL = 512, 64
 FULL_TOKENS = 16_384
 SAMPLED, FEWER_SAMPLED = 512, 128
 
-MAX_LAYERS, MAX_HEADS, MAX_HEAD_DIM, MAX_TOKENS, MAX_BLOCKS = 999, 1024, 1024, 1 << 22, 1 << 14
+MAX_LAYERS, MAX_HEADS, MAX_HEAD_DIM, MAX_TOKENS, MAX_BLOCKS = 999, 1024, 1024, 1 << 21, 1 << 14
 # The most that the sizes which meta.json does not fix may be: bytes of text, vocabulary, tokens of a continuation.
 MOST = {"characters": 1 << 28, "V": 1 << 22, "T": 1 << 16}
 

@@ -7,6 +7,7 @@ import json
 import math
 
 from sampleattn.config import SampleAttentionConfig
+from sampleattn.text import printable
 from sampleattn.trace_format import (
     FILE_NAME,
     FULL_TOKENS,
@@ -165,7 +166,8 @@ def _check_meta(meta):
     try:
         meta["settings"] = SampleAttentionConfig.from_dict(meta["settings"]).to_dict()
     except ValueError as error:
-        raise TraceError(f"meta.json holds settings that are not valid ({error}); record the trace again.") from None
+        reason = printable(str(error)[:120])
+        raise TraceError(f"meta.json holds settings that are not valid ({reason}); record the trace again.") from None
     blocks = -(-prompt["tokens"] // meta["settings"]["block_size"])
     _require(blocks <= MAX_BLOCKS, f"says {blocks:,} blocks, more than {MAX_BLOCKS:,}")
     for name, file in meta["files"].items():

@@ -15,6 +15,8 @@ from test_recorder import TEXT, tokenizer  # noqa: F401
 from tiny_models import tiny_model
 
 from sampleattn import Trace, cli
+from sampleattn.trace_format import META
+from sampleattn.trace_meta import dump_meta
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -140,6 +142,19 @@ def test_show_a_partial_trace_and_no_torch(tmp_path):
     done = subprocess.run([sys.executable, "-c", code, tmp_path / "t"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "not finished" in done.stdout and done.stdout.endswith("[]\n")
     assert json.loads(run("show", tmp_path / "t", "--json").stdout)["summary"]["analysed_layers"] == 1
+
+
+def test_a_traces_text_cannot_steer_the_terminal(tmp_path, capsys):
+    steer = "\x1b]0;title\x07\x1b[2J\r\n"
+    writer = write_synthetic_trace(tmp_path / "t", layers=2, heads=2, tokens=200)
+    writer.write_sparse_run({1: {"reason": steer}})
+    writer.update(model=writer.meta["model"] | {"name": steer})
+    assert cli.main(["show", str(tmp_path / "t")]) == 0
+    assert capsys.readouterr().out.replace("\n", "").isprintable()
+    meta = json.loads((tmp_path / "t" / META).read_bytes()) | {"settings": {steer * 9999: 1}}
+    (tmp_path / "t" / META).write_bytes(dump_meta(meta))
+    said = failure(capsys, "show", tmp_path / "t")
+    assert "unknown setting" in said and said.isprintable() and len(said) < 300
 
 
 def test_help_names_every_setting(capsys):

@@ -1,13 +1,16 @@
 """What users, links and files may hand to the app: one sentence says what is wrong, and nobody sees another one's trace."""
 
 import json
+import shlex
 import shutil
 
 import pytest
 from streamlit.testing.v1 import AppTest
 from synthetic_trace import write_synthetic_trace
 
-from app import intake
+from app import intake, snippets
+from sampleattn.config import SampleAttentionConfig
+from sampleattn.text import printable
 
 NO_PLACES = ("~nobody/here", "a\0b", "x" * 5000, "/dev/zero", "http://example.org/trace.zip")
 
@@ -63,6 +66,14 @@ def test_a_models_shape_is_read_from_its_config(tmp_path):
 def test_heads_that_are_not_named_as_layer_and_head(text):
     with pytest.raises(intake.IntakeError, match="Name the heads"):
         intake.pairs(text)
+
+
+@pytest.mark.parametrize("name", ["x; rm -rf ~", "$(id)", "`id`", "a'b\"c", "\x1b[201~\nid\n", "a\rb", ""])
+def test_a_models_name_is_one_word_of_a_copied_command(name):
+    for line in (snippets.command(SampleAttentionConfig(), name), snippets.pin_command(name, 3, 1)):
+        words = shlex.split(line)
+        assert words[words.index("--model") + 1] == printable(name)
+        assert line.replace("\\\n", "").isprintable()
 
 
 def test_two_recordings_that_end_at_once_open_in_their_own_tabs(tmp_path):

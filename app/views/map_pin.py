@@ -2,11 +2,8 @@
 
 import streamlit as st
 
-from app import jobs, reading, recording, session
+from app import jobs, reading, recording, session, snippets
 from app.components import snippet
-
-COMMAND = """python -m sampleattn pin TRACE \\
-    --model {model} --heads {layer}.{head}"""
 
 
 def offer(opened, layer: int, head: int) -> None:
@@ -31,7 +28,7 @@ def offer(opened, layer: int, head: int) -> None:
             session.keep_pin_job(jobs.Job(work, session.still_here()))
             st.rerun()
         st.caption("Or on the machine with the GPU, and open the trace anew:")
-        snippet(COMMAND.format(model=name, layer=layer, head=head), "pin_command")
+        snippet(snippets.pin_command(name, layer, head), "pin_command")
 
 
 def _megabytes(trace) -> float:
