@@ -12,7 +12,7 @@ from driver import BOARD, CHROMIUM, MAP, ROOT, cell_of, settle
 from sampleattn.trace import Trace
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")]
-TEXT = "\n".join(f"def function_{i}(value):\n    return value * {i} + function_{i // 2}(value)\n" for i in range(24))
+TEXT = "\n".join(f"def function_{i}(value):\n    return value * {i} + function_{i // 2}(value)\n" for i in range(64))
 
 
 def facts(page) -> dict:
