@@ -23,7 +23,7 @@ def block_index_lists(block_mask, queries, keys, key_range=None, block_size=128)
     spans = torch.empty(batch, heads, query_blocks, 3, dtype=torch.int32, device=block_mask.device)
     launch(
         _lists, (query_blocks, batch * heads),
-        block_mask, ids, spans, key_range, *block_mask.stride(), heads, queries, keys, key_blocks,
+        (block_mask, ids, spans, key_range), (*block_mask.stride(), heads, queries, keys, key_blocks),
         HAS_RANGE=key_range is not None, BLOCK=block_size, CHUNK=min(1024, power_of_2(key_blocks)), num_warps=1,
     )  # fmt: skip
     return ids, spans

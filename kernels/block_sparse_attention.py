@@ -42,8 +42,9 @@ def block_sparse_attention(q, k, v, block_mask, scale=None, key_range=None, bloc
     step, warps, stages = CONFIGS[max(padded(head_dim), padded(value_dim))]
     launch(
         _forward, (expected[2] * batch * heads,),
-        q, k, v, ids, spans, key_range, out, lse, *q.stride(), *k.stride(), *v.stride(), *out.stride(),
-        batch * heads, heads, heads // kv_heads, queries, keys, expected[2], expected[3], scale * LOG2_E,
+        (q, k, v, ids, spans, key_range, out, lse),
+        (*q.stride(), *k.stride(), *v.stride(), *out.stride(), batch * heads, heads, heads // kv_heads, queries, keys,
+         expected[2], expected[3], scale * LOG2_E),
         HAS_RANGE=key_range is not None, D=head_dim, DV=value_dim, BLOCK=block_size, BLOCK_N=min(step, block_size),
         BLOCK_D=padded(head_dim), BLOCK_DV=padded(value_dim), num_warps=warps, num_stages=stages,
     )  # fmt: skip

@@ -48,8 +48,8 @@ def block_sparse_attention_hopper(q, k, v, ids, spans, key_range, out, lse, scal
     taken = torch.zeros(1, dtype=torch.int32, device=q.device)
     launch(
         _forward, (min((1 if config.overlap else 2) * multiprocessors(q.device), query_blocks * batch * heads),),
-        descriptor(q, 64), descriptor(k, config.keys), descriptor(v, config.keys), ids, spans, taken, key_range, out, lse,
-        batch * heads, heads, heads // kv_heads, queries, keys, query_blocks, key_blocks, scale * LOG2_E,
+        (descriptor(q, 64), descriptor(k, config.keys), descriptor(v, config.keys), ids, spans, taken, key_range, out, lse),
+        (batch * heads, heads, heads // kv_heads, queries, keys, query_blocks, key_blocks, scale * LOG2_E),
         HAS_RANGE=key_range is not None, DV=value_dim, STAGES=config.stages, OVERLAP=config.overlap,
         REGISTERS=config.registers[1], num_warps=4, maxnreg=config.registers[0],
     )  # fmt: skip

@@ -13,10 +13,12 @@ from .launch import INTERPRETED, padded
 
 
 def fits(*tensors, largest=128):
-    """Whether the tensors [B, H, N, D <= largest] lie on a Hopper GPU as TMA can read them: rows contiguous, 16-byte steps."""
-    return not INTERPRETED and all(
-        x.shape[3] <= largest and x.data_ptr() % 16 == 0 and _readable(x.stride(), x.element_size()) and _is_hopper(x.device)
-        for x in tensors
+    """Whether tensors [B, H, N, D <= largest], all on one device, lie on a Hopper GPU as TMA can read them: rows contiguous,
+    16-byte steps."""
+    return (
+        not INTERPRETED
+        and _is_hopper(tensors[0].device)
+        and all(x.shape[3] <= largest and x.data_ptr() % 16 == 0 and _readable(x.stride(), x.element_size()) for x in tensors)
     )
 
 

@@ -11,40 +11,34 @@ MOST_REMEMBERED = 4096  # compiled kernels by their arguments; a new length of p
 _compiled = {}
 
 
-def launch(kernel, grid, *args, **settings):
-    """`kernel[grid](*args, **settings)` on the GPU of args[0], with the compiled kernel looked up, not worked out anew.
+def launch(kernel, grid, tensors, numbers, **settings):
+    """`kernel[grid](*tensors, *numbers, **settings)` on the first tensor's GPU; the compiled kernel is looked up, not worked out.
 
-    args: the kernel's parameters up to its first constexpr: tensors, `hopper.descriptor`s, numbers or None. settings: its
-    constexprs, in order, then Triton's options. Triton compiles for what it finds out about arguments: types, whether an address
+    tensors: the kernel's first parameters, tensors, `hopper.descriptor`s or None. numbers: the following ones. settings: its
+    constexprs, in order, then Triton's options. Triton compiles for what it finds out about arguments: dtypes, whether an address
     or a number is divisible by 16, whether a number is 1. The same numbers, dtypes and alignments have the same kernel.
     """
     if INTERPRETED:
-        kernel[grid](*args, **settings)
+        kernel[grid](*tensors, *numbers, **settings)
         return
-    grid, device = (*grid, 1, 1)[:3], _tensor(args[0]).get_device()
+    grid, device = (*grid, 1, 1)[:3], getattr(tensors[0], "base", tensors[0]).get_device()
     with contextlib.nullcontext() if device == torch.cuda.current_device() else torch.cuda.device(device):
-        key = (id(kernel), device, *map(_fact, args), *settings.values())
+        key = (id(kernel), device, numbers, *map(type, numbers), *settings.values(), *map(_fact, tensors))
         if known := _compiled.get(key):
             compiled, constexprs = known
-            compiled[grid](*args, *constexprs)
+            compiled[grid](*tensors, *numbers, *constexprs)
             return
-        compiled = kernel[grid](*args, **settings)
+        compiled = kernel[grid](*tensors, *numbers, **settings)
         if len(_compiled) >= MOST_REMEMBERED:
             _compiled.clear()
-        _compiled[key] = compiled, [settings[name] for name in kernel.arg_names[len(args) :]]
-
-
-def _tensor(x):
-    return x if isinstance(x, torch.Tensor) else x.base
+        _compiled[key] = compiled, [settings[name] for name in kernel.arg_names[len(tensors) + len(numbers) :]]
 
 
 def _fact(x):
-    """What decides for which argument a kernel is compiled."""
+    """What decides for which tensor a kernel is compiled."""
     if isinstance(x, torch.Tensor):
         return x.dtype, x.data_ptr() % 16
-    if x is None or isinstance(x, int | float):
-        return type(x), x
-    return x.base.dtype, *x.block_shape
+    return x and (x.base.dtype, *x.block_shape)
 
 
 def cdiv(count, size):

@@ -39,8 +39,9 @@ def map_window(q, k, lse, rows, cols, shape, reduce, scale=None, block_mask=None
     mask = q if block_mask is None else block_mask.contiguous().view(torch.uint8)  # q in its place is not read
     launch(
         _pool, (cdiv(height, down) * cdiv(width, across), batch * heads),
-        q, k, lse, mask, out, *q.stride(), *k.stride(), *lse.stride(), *mask.stride()[:2], heads, heads // kv_heads,
-        queries, keys - queries, r0, r1 - r0, c0, c1 - c0, height, width, mask.shape[3], scale * LOG2_E,
+        (q, k, lse, mask, out),
+        (*q.stride(), *k.stride(), *lse.stride(), *mask.stride()[:2], heads, heads // kv_heads,
+         queries, keys - queries, r0, r1 - r0, c0, c1 - c0, height, width, mask.shape[3], scale * LOG2_E),
         SUM=reduce == "sum", MISSED=planes == 2, D=head_dim, TILE=block_size, BLOCK_D=padded(head_dim),
         DOWN=down, ACROSS=across, num_warps=warps, num_stages=stages, maxnreg=registers,
     )  # fmt: skip

@@ -30,7 +30,7 @@ def row_logsumexp(q, k, scale=None, key_range=None):
     step, warps, stages = CONFIGS[padded(head_dim)]
     launch(
         _logsumexp, (cdiv(queries, ROWS), batch * heads),
-        q, k, key_range, lse, *q.stride(), *k.stride(), heads, heads // kv_heads, queries, keys, scale * LOG2_E,
+        (q, k, key_range, lse), (*q.stride(), *k.stride(), heads, heads // kv_heads, queries, keys, scale * LOG2_E),
         HAS_RANGE=key_range is not None, D=head_dim, BLOCK=ROWS, BLOCK_N=step, BLOCK_D=padded(head_dim),
         num_warps=warps, num_stages=stages,
     )  # fmt: skip

@@ -26,9 +26,9 @@ def row_logsumexp_hopper(q, k, key_range, lse, scale):
     (batch, heads, queries, head_dim), (kv_heads, keys) = q.shape, k.shape[1:3]
     launch(
         _logsumexp, (cdiv(queries, ROWS.value * GROUPS.value), batch * heads),
-        descriptor(q, ROWS.value), descriptor(k, KEYS.value), key_range, lse, heads, heads // kv_heads,
-        queries, keys, scale * LOG2_E, HAS_RANGE=key_range is not None, STAGES=STAGES[padded(head_dim)],
-        num_warps=4, maxnreg=96,
+        (descriptor(q, ROWS.value), descriptor(k, KEYS.value), key_range, lse),
+        (heads, heads // kv_heads, queries, keys, scale * LOG2_E),
+        HAS_RANGE=key_range is not None, STAGES=STAGES[padded(head_dim)], num_warps=4, maxnreg=96,
     )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ def rows_of_segments(grid, segments, count, sampling):
     rows = torch.empty(batch, segments * count, dtype=torch.int64, device=grid.device)
     launch(
         _rows, (cdiv(segments * count, 256), batch),
-        rows, grid.key_range, segments, count, grid.nq, grid.nk, grid.query_blocks,
+        (rows, grid.key_range), (segments, count, grid.nq, grid.nk, grid.query_blocks),
         HAS_RANGE=grid.key_range is not None, BLOCK=grid.block, TAIL=sampling == "tail",
     )  # fmt: skip
     return rows

@@ -47,14 +47,14 @@ def sampled_tile_masses(q, k, rows, scale=None, key_range=None, block_size=128):
         warps, stages = CONFIGS[padded(head_dim)]
         launch(
             _tile_logsumexp, (cdiv(count, ROWS // shared) * cdiv(tiles, TILES), batch * heads // shared),
-            q, k, rows, key_range, partial, *q.stride(), *k.stride(), *rows.stride(),
-            heads, group, queries, keys, count, tiles, TILES, scale * LOG2_E,
+            (q, k, rows, key_range, partial),
+            (*q.stride(), *k.stride(), *rows.stride(), heads, group, queries, keys, count, tiles, TILES, scale * LOG2_E),
             HAS_RANGE=key_range is not None, D=head_dim, BLOCK=block_size, BLOCK_D=padded(head_dim),
             ROWS=ROWS // shared, HEADS=shared, num_warps=warps, num_stages=stages,
         )  # fmt: skip
     launch(
         _normalise, (cdiv(count, NORMALISED), batch * heads),
-        rows, key_range, partial, masses, lse, *rows.stride(), heads, queries, keys, count, tiles,
+        (rows, key_range, partial, masses, lse), (*rows.stride(), heads, queries, keys, count, tiles),
         HAS_RANGE=key_range is not None, BLOCK=block_size, ROWS=NORMALISED, TILES=min(64, power_of_2(tiles)), num_warps=4,
     )  # fmt: skip
     return masses, lse

@@ -30,8 +30,8 @@ def tile_logsumexp_hopper(q, k, rows, key_range, out, scale, shared):
     shares = max((1 if 4 * parts <= places else 4) * places // parts, 1)
     launch(
         _tile_logsumexp, (shares, batch * heads // shared, chunks),
-        q, descriptor(k, BLOCK.value), rows, key_range, out, *q.stride()[:3], *rows.stride(),
-        heads, heads // kv_heads, queries, keys, count, tiles, scale * LOG2_E,
+        (q, descriptor(k, BLOCK.value), rows, key_range, out),
+        (*q.stride()[:3], *rows.stride(), heads, heads // kv_heads, queries, keys, count, tiles, scale * LOG2_E),
         HAS_RANGE=key_range is not None, D=head_dim, HEADS=shared, STAGES=STAGES[padded(head_dim)], num_warps=4, maxnreg=96,
     )  # fmt: skip
 

@@ -54,11 +54,11 @@ def selected_tiles(masses, rows, grid, config, segments):
         kind, window, alpha_slashes = "independent", grid.window_blocks(config.window_ratio), 0.0
     launch(
         _select, (groups, splits),
-        masses.contiguous(), rows, grid.key_range, work, block_mask, columns, slashes,
-        rows.stride(0) if len(rows) > 1 else 0, rows.stride(1), heads, segments, count, grid.nq, grid.nk, board,
-        config.sink_blocks, max(config.local_blocks, window) + grid.crossed, config.last_blocks,
-        config.cra, 1 - config.cra, float(config.sampling_margin), config.rows_at_target, float(config.density or 0),
-        config.alpha_columns or config.cra, alpha_slashes, 1 << (29 - (count - 1).bit_length()),
+        (masses.contiguous(), rows, grid.key_range, work, block_mask, columns, slashes),
+        (rows.stride(0) if rows.shape[0] > 1 else 0, rows.stride(1), heads, segments, count, grid.nq, grid.nk, board,
+         config.sink_blocks, max(config.local_blocks, window) + grid.crossed, config.last_blocks,
+         config.cra, 1 - config.cra, float(config.sampling_margin), config.rows_at_target, float(config.density or 0),
+         config.alpha_columns or config.cra, alpha_slashes, 1 << (29 - (count - 1).bit_length())),
         KIND="budget" if config.density else kind, HAS_RANGE=grid.key_range is not None, BLOCK=grid.block, PLACES=places,
         ROWS=max(4096 // places, min(8, 8192 // places)), SHARED=splits > 1, ROUNDS=ROUNDS, DIGIT=4 if places <= 1024 else 1,
         num_warps=8 if places <= 1024 else 16, enable_fp_fusion=False, launch_cooperative_grid=splits > 1,

@@ -46,7 +46,7 @@ def kernel(monkeypatch):
 def test_the_second_launch_runs_what_the_first_compiled_with_its_own_tensors_and_the_constexprs(kernel):
     first, second = torch.zeros(8), torch.zeros(8)
     for x in (first, second):
-        launch.launch(kernel, (4, 2), x, 8, BLOCK=16, num_warps=4)
+        launch.launch(kernel, (4, 2), (x,), (8,), BLOCK=16, num_warps=4)
     assert len(kernel.compiled) == 1 and kernel.compiled[0][2] == {"BLOCK": 16, "num_warps": 4}
     number, grid, args = kernel.ran[1]
     assert (number, grid) == (0, (4, 2, 1)) and args[0] is second and args[1:] == (8, 16)
@@ -60,30 +60,35 @@ def test_the_second_launch_runs_what_the_first_compiled_with_its_own_tensors_and
         lambda x: (x, 1, 16),
         lambda x: (x, 8.0, 16),
         lambda x: (x, True, 16),
-        lambda x: (x, None, 16),
         lambda x: (x, 8, 32),
     ],
-    ids=["address", "dtype", "number", "float", "bool", "none", "constexpr"],
+    ids=["address", "dtype", "number", "float", "bool", "constexpr"],
 )
 def test_what_triton_compiles_anew_is_not_taken_from_memory(kernel, other):
     x = torch.zeros(8)
-    launch.launch(kernel, (1,), x, 8 if other(x)[1] is not True else 1, BLOCK=16)
+    launch.launch(kernel, (1,), (x,), (8 if other(x)[1] is not True else 1,), BLOCK=16)
     x, count, block = other(x)
-    launch.launch(kernel, (1,), x, count, BLOCK=block)
+    launch.launch(kernel, (1,), (x,), (count,), BLOCK=block)
+    assert len(kernel.compiled) == 2
+
+
+def test_a_tensor_that_is_missing_is_a_kernel_of_its_own(kernel):
+    for key_range in (None, torch.zeros(2), None):
+        launch.launch(kernel, (1,), (torch.zeros(8), key_range), (8,), BLOCK=16)
     assert len(kernel.compiled) == 2
 
 
 def test_descriptors_are_told_apart_by_dtype_and_block(kernel):
     x = torch.zeros(1, 1, 8, 64)
     for block in ([1, 1, 64, 64], [1, 1, 128, 64], [1, 1, 64, 64]):
-        launch.launch(kernel, (1,), SimpleNamespace(base=x, block_shape=block), 8, BLOCK=16)
+        launch.launch(kernel, (1,), (SimpleNamespace(base=x, block_shape=block),), (8,), BLOCK=16)
     assert len(kernel.compiled) == 2 and len(kernel.ran) == 3
 
 
 def test_memory_is_bounded(kernel, monkeypatch):
     monkeypatch.setattr(launch, "MOST_REMEMBERED", 3)
     for count in range(10):
-        launch.launch(kernel, (1,), torch.zeros(8), count, BLOCK=16)
+        launch.launch(kernel, (1,), (torch.zeros(8),), (count,), BLOCK=16)
         assert len(launch._compiled) <= 3
 
 

@@ -1,12 +1,13 @@
 """Medians of calls: CUDA events on a GPU, a clock elsewhere.
 
-"eager": calls queued back to back. Where a call's kernels are shorter than the host needs to launch them, its time is the host's.
-Inputs smaller than the L2 cache stay in it.
+"eager": calls queued back to back, short ones several between two events, so that these cost little. Where the kernels of a call
+are shorter than the host needs to launch them, its time is the host's. Inputs smaller than the L2 cache stay in it.
 "graph": the call as a CUDA graph, replayed with the L2 cache overwritten before each replay: the GPU's time alone, from memory.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ import torch
 
 MODES = ("eager", "graph")
 FLUSH_BYTES = 256 << 20
+LEAST_MS, MOST_CALLS = 1.0, 32  # between two events, "eager"
 
 
 @dataclass(frozen=True)
@@ -39,13 +41,15 @@ def time_calls(
     if mode == "graph":
         calls = [_graph(call) for call in calls]
     flush = torch.empty(FLUSH_BYTES, dtype=torch.int8, device=device).zero_ if mode == "graph" else lambda: None
-    first = _rounds(calls, flush, cuda, 1)
-    wanted = int(seconds * 1e3 * len(calls) / max(sum(first[0]), 1e-3))
+    once = [1] * len(calls)
+    first = _rounds(calls, once, flush, cuda, 1)
+    counts = [min(math.ceil(LEAST_MS / max(ms, 1e-3)), MOST_CALLS) for ms in first[0]] if cuda and mode == "eager" else once
+    wanted = int(seconds * 1e3 * len(calls) / max(sum(ms * count for ms, count in zip(first[0], counts, strict=True)), 1e-3))
     if wanted <= least:
-        rounds = first + _rounds(calls, flush, cuda, least - 1)
+        rounds = first + _rounds(calls, once, flush, cuda, least - 1)
     else:
-        _rounds(calls, flush, cuda, min(wanted, most) // 10)
-        rounds = _rounds(calls, flush, cuda, min(wanted, most))
+        _rounds(calls, counts, flush, cuda, min(wanted, most) // 10)
+        rounds = _rounds(calls, counts, flush, cuda, min(wanted, most))
     return [_summary(times) for times in zip(*rounds, strict=True)]
 
 
@@ -61,20 +65,21 @@ def _graph(call) -> Callable[[], None]:
     return graph.replay
 
 
-def _rounds(calls, flush, cuda, rounds) -> list[list[float]]:
-    """Milliseconds [rounds][calls]."""
+def _rounds(calls, counts, flush, cuda, rounds) -> list[list[float]]:
+    """Milliseconds of a call [rounds][calls]; on a GPU each is called as often as its count says, one after the other."""
     if not cuda:
         return [[_clocked(call) for call in calls] for _ in range(rounds)]
     marks = [[[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in calls] for _ in range(rounds)]
     torch.cuda.synchronize()
     for row in marks:
-        for call, (start, end) in zip(calls, row, strict=True):
+        for call, count, (start, end) in zip(calls, counts, row, strict=True):
             flush()
             start.record()
-            call()
+            for _ in range(count):
+                call()
             end.record()
     torch.cuda.synchronize()
-    return [[start.elapsed_time(end) for start, end in row] for row in marks]
+    return [[start.elapsed_time(end) / count for count, (start, end) in zip(counts, row, strict=True)] for row in marks]
 
 
 def _clocked(call) -> float:
