@@ -10,6 +10,7 @@ SELECTIONS = ("joint", "independent", "window")
 SAMPLINGS = ("spread", "tail")
 SCOPES = ("head", "segment")
 BACKENDS = ("auto", "torch", "triton", "fa4")
+BLOCKS_PER_SEGMENT = 8
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class SampleAttentionConfig:
     sample_ratio: the share of the query rows that is sampled, up to `max_sampled_rows` rows.
     sampling_margin: `joint` asks more than `cra` of the sampled rows, because the choice fits them better than the others:
         cra + (1 - cra) * sampling_margin / sqrt(sampled rows).
-    segments: the number of equal parts of the queries; None lets the length decide (see `sampling.segment_count`).
+    segments: the number of equal parts of the queries; None lets the length decide (see `segment_count`).
     alpha_columns, alpha_slashes: the shares of the sampled mass that `independent` and `window` keep; None means `cra`.
     density: None (`cra` decides), or a fixed share of the causal tiles, in (0, 1], for `selection="joint"`: sink, local and last
         blocks, and the pieces with the most sampled mass per tile, as many as fit; `cra` and `rows_at_target` say nothing then.
@@ -87,6 +88,21 @@ class SampleAttentionConfig:
         value = getattr(self, name)
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}")
+
+    def rows_wanted(self, queries: int) -> int:
+        """How many of the queries are to be sampled."""
+        return min(int(self.sample_ratio * queries + 0.5), self.max_sampled_rows)
+
+    def segment_count(self, queries: int) -> int:
+        """The number of equal parts of the queries: as set, else one per sampled block ("tail") or 8 query blocks ("spread")."""
+        blocks = -(-queries // self.block_size)
+        if self.segments is not None:
+            wanted = self.segments
+        elif self.sampling == "tail":
+            wanted = round(self.rows_wanted(queries) / self.block_size)
+        else:
+            wanted = blocks // BLOCKS_PER_SEGMENT
+        return min(max(wanted, 1), blocks)
 
     def replace(self, **changes) -> SampleAttentionConfig:
         """A copy with some settings changed, validated again."""

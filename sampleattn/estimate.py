@@ -6,20 +6,20 @@ the trace holds: these are float16, and of some of the sampled rows only, so a c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sampleattn import backends
 from sampleattn.block_mask import Grid
 from sampleattn.config import SampleAttentionConfig
 from sampleattn.estimate_table import FIELDS, KINDS, TARGETS, of_table
-from sampleattn.filtering import Selection, select, tiles_at_targets
+from sampleattn.filtering import Selection, pieces_at_targets, select
+from sampleattn.joint import at_tiles, density
 from sampleattn.recall import TOLERANCE
-from sampleattn.sampling import sampled_rows, segment_count
+from sampleattn.sampling import sampled_rows
 from sampleattn.trace import Trace
 
 CELLS_AT_ONCE = 1 << 20  # heads x rows x key blocks; the choice takes about 50 bytes for each
@@ -39,27 +39,42 @@ class Estimate:
 def table(selection: Selection, config: SampleAttentionConfig, tick: Callable[[], None] = lambda: None) -> dict[str, np.ndarray]:
     """For each kind and target of `estimate_table`, what the selection's sampled rows (batch 1) lead to: the arrays of an
     estimates file, see `trace_format.ESTIMATE_ARRAYS`. The choices are those of the config's backend. tick may raise to stop."""
-    sampled, found = _Sampled.of(selection), []
-    together = 1 if selection.tile_masses.is_cuda else max(1, CELLS_AT_ONCE // selection.tile_masses.numel())
+    found, masses = [], selection.tile_masses
+    together = 1 if masses.is_cuda else max(1, CELLS_AT_ONCE // masses.numel())
     for kind in KINDS:
         for first in range(0, len(TARGETS), together):
             tick()
             targets = TARGETS[first : first + together]
-            masks = _masks(selection, of_table(config, *kind, targets[0]), targets)
-            found.append(sampled.numbers(masks, selection.grid, config.rows_at_target, targets))
+            settings = of_table(config, *kind, targets[0])
+            pieces = _pieces(masses, selection.rows, selection.grid, settings, targets)
+            found.append(_numbers(masses, selection.rows, selection.grid, *pieces, settings, targets))
     numbers = torch.cat(found, 1).unflatten(1, (len(KINDS), len(TARGETS))).movedim(-1, 1).cpu().numpy()
-    return dict(zip(FIELDS, numbers, strict=True)) | {"rows": np.array([sampled.masses.shape[1]], np.int32)}
+    return dict(zip(FIELDS, numbers, strict=True)) | {"rows": np.array([int((selection.rows >= 0).sum())], np.int32)}
 
 
-def _masks(selection, config, targets):
-    """What the config with each of the targets keeps of the selection's samples: bool [targets, H, query blocks, key blocks]."""
-    given = selection.tile_masses, selection.rows, selection.grid
-    if len(targets) == 1:
-        return select(*given, config).block_mask
-    segments = segment_count(selection.grid, config) if config.scope == "segment" else 1
-    masks = tiles_at_targets(*given, config, segments, targets)
-    masks[torch.tensor(targets) == 1] = selection.grid.causal[0]
-    return masks
+def _pieces(masses, rows, grid, config, targets) -> tuple[Tensor, Tensor]:
+    """What the config keeps with each of the targets: columns [targets, H, S, key blocks], slashes [targets, H, S, slashes]."""
+    if masses.is_cuda and len(targets) == 1:
+        chosen = select(masses, rows, grid, config.replace(cra=targets[0]))
+        return chosen.columns, chosen.slashes
+    segments = config.segment_count(grid.nq) if config.scope == "segment" else 1
+    return pieces_at_targets(masses, rows, grid, config, segments, targets)
+
+
+def _numbers(masses, rows, grid, columns, slashes, config, targets) -> Tensor:
+    """FIELDS of the columns and slashes that were chosen for the targets: fp32 [4, targets, H]."""
+    segments, real = columns.shape[2], rows[0] >= 0
+    block = (rows.clamp_min(0) // grid.block).unflatten(1, (segments, -1))[:, None]
+    last = block > grid.last_query_block - config.last_blocks
+    kept = columns[..., None, :] | at_tiles(slashes, grid.slash_of_rows(block)) | last[..., None]
+    missing = (masses.unflatten(2, (segments, -1)) * ~kept).sum(-1).flatten(2)
+    recall = (1 - missing[..., real]).clamp(0, 1)
+    count = recall.shape[-1]
+    below = count - max(1, int(np.ceil(count * config.rows_at_target)))
+    ascending = recall.sort(-1).values
+    enough = torch.tensor(targets, device=recall.device)[:, None, None] - TOLERANCE
+    at_target = (recall >= enough).sum(-1) / count
+    return torch.stack((density(columns, slashes, grid, config), ascending[..., below], at_target, ascending[..., 0]))
 
 
 def estimates(trace: Trace, layer: int, config: SampleAttentionConfig) -> Iterator[tuple[slice, Estimate]]:
@@ -74,54 +89,40 @@ def estimates(trace: Trace, layer: int, config: SampleAttentionConfig) -> Iterat
     for first in range(0, trace.heads, together):
         heads = slice(first, min(first + together, trace.heads))
         masses = np.stack([trace.tile_masses(layer, head) for head in range(heads.start, heads.stop)])
-        selection = choose_again(torch.from_numpy(masses), torch.from_numpy(rows.astype(np.int64)), trace.length, config)
-        yield heads, estimate(selection, config)
+        choice = choose_again(torch.from_numpy(masses), torch.from_numpy(rows.astype(np.int64)), trace.length, config)
+        yield heads, estimate(choice, config)
 
 
-def choose_again(masses: Tensor, rows: Tensor, tokens: int, config: SampleAttentionConfig) -> Selection:
-    """The selection that the config makes from stored masses fp32 [H, R, key blocks] of rows int64 [R] of a prompt (batch 1).
+@dataclass(frozen=True)
+class Choice:
+    """A Selection (batch 1) of columns and slashes without its block mask, which takes longer to make than they to choose."""
+
+    columns: Tensor
+    slashes: Tensor
+    rows: Tensor
+    tile_masses: Tensor
+    grid: Grid
+
+
+def choose_again(masses: Tensor, rows: Tensor, tokens: int, config: SampleAttentionConfig) -> Choice:
+    """What the config chooses from stored masses fp32 [H, R, key blocks] of rows int64 [R] of a prompt.
 
     Raises ValueError if it chooses by segment and none of the rows lies in one of them.
     """
     grid = Grid(tokens, tokens, config.block_size, masses.device)
-    segments, sampled = segment_count(grid, config), int((sampled_rows(grid, config) >= 0).sum())
+    segments, sampled = config.segment_count(grid.nq), int((sampled_rows(grid, config) >= 0).sum())
     # The margin is for the rows that would be sampled, of which fewer may be stored.
     config = config.replace(sampling_margin=config.sampling_margin * (len(rows) / sampled) ** 0.5)
     masses, rows, fewest = _by_segment(masses, rows, grid, segments)
     if config.scope == "segment" and not fewest:
         raise ValueError(f"the trace holds no sampled row of some of the {segments} segments; choose per head")
-    return select(masses[None], rows[None], grid, config, backends.twins("torch"))
+    return Choice(*_pieces(masses[None], rows[None], grid, config, [config.cra]), rows[None], masses[None], grid)
 
 
-def estimate(selection: Selection, config: SampleAttentionConfig) -> Estimate:
-    """What a selection (batch 1) computes, and the recall of its sampled rows."""
-    numbers = _Sampled.of(selection).numbers(selection.block_mask, selection.grid, config.rows_at_target, [config.cra])
-    return Estimate(*numbers[:, 0].numpy())
-
-
-@dataclass(frozen=True)
-class _Sampled:
-    """The rows that are rows: masses fp32 [H, R, key blocks], and the query block of each, int64 [R]."""
-
-    masses: Tensor
-    block: Tensor
-
-    @classmethod
-    def of(cls, selection: Selection) -> _Sampled:
-        real = selection.rows[0] >= 0
-        return cls(selection.tile_masses[0][:, real], selection.rows[0, real] // selection.grid.block)
-
-    def numbers(self, masks: Tensor, grid: Grid, share: float, targets: Sequence[float]) -> Tensor:
-        """FIELDS of the masks bool [T, H, query blocks, key blocks] that were chosen for the targets: fp32 [4, T, H].
-
-        share: `rows_at_target`."""
-        recall = (1 - self.masses.masked_fill(masks[:, :, self.block], 0).sum(-1)).clamp(0, 1)
-        count = recall.shape[-1]
-        below = count - max(1, int(np.ceil(count * share)))
-        ascending = recall.sort(-1).values
-        enough = torch.tensor(targets, device=recall.device)[:, None, None] - TOLERANCE
-        at_target = (recall >= enough).sum(-1) / count
-        return torch.stack((grid.density(masks), ascending[..., below], at_target, ascending[..., 0]))
+def estimate(choice: Choice | Selection, config: SampleAttentionConfig) -> Estimate:
+    """What a choice (batch 1) computes, and the recall of its sampled rows."""
+    pieces = choice.columns, choice.slashes
+    return Estimate(*_numbers(choice.tile_masses, choice.rows, choice.grid, *pieces, config, [config.cra])[:, 0].numpy())
 
 
 def _by_segment(masses, rows, grid, segments):

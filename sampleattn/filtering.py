@@ -15,7 +15,6 @@ from sampleattn.block_mask import Grid
 from sampleattn.config import SampleAttentionConfig
 from sampleattn.joint import joint
 from sampleattn.pieces import Samples, best_first, single
-from sampleattn.sampling import segment_count
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ def select(
     ops: the twins to use (`backends.twins`); those of the config's backend if None.
     """
     batch, heads = masses.shape[:2]
-    segments = segment_count(grid, config) if config.scope == "segment" else 1
+    segments = config.segment_count(grid.nq) if config.scope == "segment" else 1
     if config.cra == 1 and config.density is None:
         columns = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=masses.device).expand(batch, heads, segments, grid.key_blocks)
         slashes = columns[..., :1].expand(-1, -1, -1, grid.slashes)
@@ -81,19 +80,22 @@ def selected_tiles(
     Returns block_mask bool [B, H, query blocks, key blocks], columns bool [B, H, segments, key blocks] and slashes bool
     [B, H, segments, slashes]. The twin of `kernels/selected_tiles.py`, equal bit for bit.
     """
-    return _kept(Samples.of(masses, rows, grid, segments), masses.shape[0], grid, config, config.cra)
+    columns, slashes = _pieces(Samples.of(masses, rows, grid, segments), masses.shape[0], grid, config, config.cra)
+    return grid.tiles(columns, slashes) | grid.last_rows(config), columns, slashes
 
 
-def tiles_at_targets(
+def pieces_at_targets(
     masses: Tensor, rows: Tensor, grid: Grid, config: SampleAttentionConfig, segments: int, targets: Sequence[float]
-) -> Tensor:
-    """The block masks that `selected_tiles` gives with each target in place of the config's `cra`, from masses of batch 1, all in
-    one go: bool [targets, H, query blocks, key blocks]."""
+) -> tuple[Tensor, Tensor]:
+    """The columns [targets, H, segments, key blocks] and slashes [targets, H, segments, slashes] that `select` keeps with each
+    target in place of the config's `cra`, from masses of batch 1, all in one go."""
     cra = torch.tensor(targets, dtype=torch.float64, device=masses.device)[:, None, None, None]
-    return _kept(Samples.of(masses, rows, grid, segments), len(targets), grid, config, cra)[0]
+    columns, slashes = _pieces(Samples.of(masses, rows, grid, segments), len(targets), grid, config, cra)
+    whole = cra == 1 if config.density is None else torch.zeros_like(cra, dtype=torch.bool)
+    return columns | whole, slashes | whole
 
 
-def _kept(samples, batch, grid, config, cra):
+def _pieces(samples, batch, grid, config, cra):
     _, heads, segments, _, _ = samples.masses.shape
     columns = grid.sink_columns(config).expand(batch, heads, segments, -1)
     slashes = grid.local_slashes(config.local_blocks).expand(batch, heads, segments, -1)
@@ -106,7 +108,7 @@ def _kept(samples, batch, grid, config, cra):
             slashes = slashes | grid.local_slashes(grid.window_blocks(config.window_ratio))
         else:
             slashes = slashes | _smallest_prefix(mass[..., grid.key_blocks :], config.alpha_slashes or cra)
-    return grid.tiles(columns, slashes) | grid.last_rows(config), columns, slashes
+    return columns, slashes
 
 
 def _smallest_prefix(mass: Tensor, share: float | Tensor) -> Tensor:

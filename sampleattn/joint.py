@@ -35,7 +35,7 @@ def joint(
     enough = counts.float() * config.rows_at_target
     budget = None if config.density is None else _budget(grid, config, columns.shape[2])
     for round in range(ROUNDS):
-        missing = samples.masses.masked_fill(columns[..., None, :] | _at(slashes, slash_of_tile), 0)
+        missing = samples.masses * ~(columns[..., None, :] | at_tiles(slashes, slash_of_tile))
         if budget is None:
             need = (missing.sum(-1, dtype=torch.int32) - samples.one + target).clamp_min_(0)
             short = (need > 0).sum(-1, keepdim=True)
@@ -49,7 +49,7 @@ def joint(
             bought = best_first(worth_per_tile(worth, price), worth, limit)
         else:
             price = torch.cat(tiles_added(columns, slashes, grid, config), -1)
-            left = budget - _tiles(columns, slashes, price, grid, config)
+            left = budget - _tiles(columns, slashes, price[..., grid.key_blocks :], grid, config)
             order = worth_per_tile(samples.worth(missing, grid), price)
             limit = (left + 1) // 2 if round < HALVED_ROUNDS else left
             limit = torch.where(left > budget >> CRUMB_BITS, limit, 0)
@@ -80,17 +80,38 @@ def tiles_added(columns: Tensor, slashes: Tensor, grid: Grid, config: SampleAtte
     return column_tiles, slash_tiles
 
 
+def density(columns: Tensor, slashes: Tensor, grid: Grid, config: SampleAttentionConfig) -> Tensor:
+    """fp32 [B, H]: `Grid.density` of the tiles that columns [B, H, S, key blocks], slashes [B, H, S, slashes] and the last rows
+    keep, counted without a mask; Nq = Nk, no padding."""
+    causal, free = _causal_and_free(grid, config, columns.shape[2])
+    _, added = tiles_added(columns, slashes, grid, config)
+    tiles = causal - free + _tiles(columns, slashes, added, grid, config)
+    return tiles.sum((-2, -1)).float() / causal.sum((-2, -1)).float()
+
+
+def at_tiles(slashes: Tensor, slash_of_tile: Tensor) -> Tensor:
+    """slashes [B, H, S, slashes] of tiles, whose slash is int64 [B or 1, 1, S, m, key blocks] (negative above the diagonal): bool
+    of that shape, for B and H."""
+    flat = slash_of_tile.clamp_min(0).flatten(-2).expand(*slashes.shape[:3], -1)
+    return slashes.gather(-1, flat).unflatten(-1, slash_of_tile.shape[-2:])
+
+
 def _budget(grid: Grid, config: SampleAttentionConfig, segments: int) -> Tensor:
     """The tiles that columns and slashes may have, int64 [B or 1, 1, S, 1]: `density` of the causal ones, less the last rows'."""
-    causal = _column_lengths(*grid.query_blocks_of_segments(segments), grid).sum(-1, keepdim=True)
-    free = _column_lengths(*_open_query_blocks(grid, config, segments), grid).sum(-1, keepdim=True)
+    causal, free = _causal_and_free(grid, config, segments)
     return (causal.float() * config.density).long() - (causal - free)
 
 
-def _tiles(columns: Tensor, slashes: Tensor, price: Tensor, grid: Grid, config: SampleAttentionConfig) -> Tensor:
-    """How many tiles columns and slashes have together, [B, H, S, 1]."""
+def _causal_and_free(grid: Grid, config: SampleAttentionConfig, segments: int) -> tuple[Tensor, Tensor]:
+    """The causal tiles of each segment, and those of them outside the last rows: int64 [B or 1, 1, S, 1] each."""
+    blocks = grid.query_blocks_of_segments(segments), _open_query_blocks(grid, config, segments)
+    return tuple(_column_lengths(*both, grid).sum(-1, keepdim=True) for both in blocks)
+
+
+def _tiles(columns: Tensor, slashes: Tensor, added: Tensor, grid: Grid, config: SampleAttentionConfig) -> Tensor:
+    """How many tiles columns and slashes have together, [B, H, S, 1]; added: the slashes' of `tiles_added`."""
     lengths = _column_lengths(*_open_query_blocks(grid, config, columns.shape[2]), grid)
-    return (columns * lengths).sum(-1, keepdim=True) + (slashes * price[..., grid.key_blocks :]).sum(-1, keepdim=True)
+    return (columns * lengths).sum(-1, keepdim=True) + (slashes * added).sum(-1, keepdim=True)
 
 
 def _open_query_blocks(grid: Grid, config: SampleAttentionConfig, segments: int) -> tuple[Tensor, Tensor]:
@@ -111,12 +132,6 @@ def _column_lengths(first: Tensor, last: Tensor, grid: Grid) -> Tensor:
     """How many causal tiles each column has in query blocks first..last: int64 [B or 1, 1, S, key blocks]."""
     low, high = _slashes_of_columns(first, last, grid)
     return (high + 1 - low).clamp_min(0)
-
-
-def _at(slashes: Tensor, index: Tensor) -> Tensor:
-    """slashes [B, H, S, slashes] at index [B or 1, 1, S, m, key blocks] (negative above the diagonal): bool of index's shape."""
-    flat = index.clamp_min(0).flatten(-2).expand(*slashes.shape[:3], -1)
-    return slashes.gather(-1, flat).unflatten(-1, index.shape[-2:])
 
 
 def _count_clear(kept: Tensor, first: Tensor, last: Tensor) -> Tensor:

@@ -10,19 +10,6 @@ from torch import Tensor
 from sampleattn.block_mask import Grid
 from sampleattn.config import SampleAttentionConfig
 
-BLOCKS_PER_SEGMENT = 8
-
-
-def segment_count(grid: Grid, config: SampleAttentionConfig) -> int:
-    """The number of equal parts of the queries: as set, else one per sampled block ("tail") or per 8 query blocks ("spread")."""
-    if config.segments is not None:
-        wanted = config.segments
-    elif config.sampling == "tail":
-        wanted = round(_wanted_rows(grid, config) / grid.block)
-    else:
-        wanted = grid.query_blocks // BLOCKS_PER_SEGMENT
-    return min(max(wanted, 1), grid.query_blocks)
-
 
 def sampled_rows(grid: Grid, config: SampleAttentionConfig, ops: SimpleNamespace | None = None) -> Tensor:
     """int64 [B or 1, S * m]: m sampled query rows of each of the S segments in turn, ascending; -1 where a segment has none left.
@@ -30,9 +17,9 @@ def sampled_rows(grid: Grid, config: SampleAttentionConfig, ops: SimpleNamespace
     "tail" takes the last rows of each segment's last query block, at most a block of them; "spread" takes rows at equal
     distances. Rows that are padding are -1. ops: the twins to use (`backends.twins`); torch if None.
     """
-    segments = segment_count(grid, config)
+    segments = config.segment_count(grid.nq)
     longest = min(-(-grid.query_blocks // segments) * grid.block, grid.nq)
-    count = min(max(-(-_wanted_rows(grid, config) // segments), 1), longest)
+    count = min(max(-(-config.rows_wanted(grid.nq) // segments), 1), longest)
     if config.sampling == "tail":
         count = min(count, grid.block)
     chosen = rows_of_segments if ops is None else ops.rows_of_segments
@@ -56,7 +43,3 @@ def rows_of_segments(grid: Grid, segments: int, count: int, sampling: str) -> Te
     rows = rows.reshape(1, -1)
     real = grid.real_rows.gather(-1, rows.clamp_min(0).expand(grid.real_rows.shape[0], -1))
     return torch.where(real & (rows >= 0), rows, -1)
-
-
-def _wanted_rows(grid: Grid, config: SampleAttentionConfig) -> int:
-    return min(int(config.sample_ratio * grid.nq + 0.5), config.max_sampled_rows)

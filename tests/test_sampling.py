@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from sampleattn import SampleAttentionConfig
 from sampleattn.block_mask import Grid, key_range
 from sampleattn.joint import _count_clear, tiles_added
-from sampleattn.sampling import sampled_rows, segment_count
+from sampleattn.sampling import sampled_rows
 
 CPU = torch.device("cpu")
 
@@ -28,8 +28,8 @@ def test_rows_exist_ascend_and_do_not_repeat(nq, more_keys, sampling, ratio, seg
     taken = rows[rows >= 0]
     assert len(taken) > 0 and taken.max() < nq
     assert (taken.diff() > 0).all()
-    assert len(taken) <= config.max_sampled_rows + 2 * segment_count(grid, config)
-    assert rows.shape[1] % segment_count(grid, config) == 0
+    assert len(taken) <= config.max_sampled_rows + 2 * config.segment_count(grid.nq)
+    assert rows.shape[1] % config.segment_count(grid.nq) == 0
 
 
 def test_spread_rows_are_evenly_far_apart():

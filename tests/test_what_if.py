@@ -21,6 +21,7 @@ from sampleattn.config import SampleAttentionConfig
 from sampleattn.estimate import choose_again, estimate, estimates, table
 from sampleattn.estimate_table import KINDS, TARGETS, EstimateTable, always_kept, of_table
 from sampleattn.filtering import select
+from sampleattn.joint import density
 from sampleattn.recorder import record
 from sampleattn.sampling import sampled_rows
 from sampleattn.trace import Trace, TraceError, TraceWriter
@@ -48,8 +49,8 @@ def test_the_choice_from_stored_masses_is_the_methods_own(kind, scope, tokens, s
     made = select(masses, rows, grid, config)
     stored = rows[0] >= 0
     again = choose_again(masses[0, :, stored], rows[0, stored], tokens, config)
-    assert torch.equal(again.block_mask, made.block_mask)
     assert torch.equal(again.columns, made.columns) and torch.equal(again.slashes, made.slashes)
+    assert torch.equal(density(again.columns, again.slashes, grid, config), made.density)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +79,8 @@ def test_at_the_recorded_settings_the_estimate_is_what_was_recorded(layer, setti
     rows = torch.from_numpy(arrays["rows"][kept].astype(np.int64))
     again = choose_again(torch.from_numpy(arrays["tile_masses"][:, kept]).float(), rows, 3000, config)
     found = estimate(again, config)
-    assert (again.block_mask[0].numpy() != recorded).sum() <= (0.01 if stored < 512 else 0.05) * recorded.sum()
+    mask = again.grid.tiles(again.columns, again.slashes) | again.grid.last_rows(config)
+    assert (mask[0].numpy() != recorded).sum() <= (0.01 if stored < 512 else 0.05) * recorded.sum()
     assert np.abs(found.density - arrays["density"]).max() < (0.02 if stored < 512 else 0.08)
     if stored < 512:
         assert found.worst == pytest.approx(arrays["sampled_cra"], abs=0.02)
@@ -141,6 +143,20 @@ def test_a_coarse_answer_lies_between_targets_and_counts_what_is_always_kept(lay
         _, selection = sample_attention(q, k, v, other, 32**-0.5, return_selection=True)
         assert np.abs(rough - selection.density[0].numpy()).max() < 0.12
         assert (rough >= always_kept(3000, other) - 1e-6).all() and (rough <= 1).all()
+
+
+@pytest.mark.parametrize("selection", ["joint", "independent", "window"])
+def test_a_coarse_answer_follows_the_number_of_segments(layer, selection):
+    """From one segment, the choice per head, to the recorded number; of joint also beyond it, where few rows are left."""
+    q, k, v = layer
+    config = SampleAttentionConfig(sample_ratio=0.1, cra=0.8, segments=6, selection=selection, scope="segment")
+    *_, answers = analyse(q, k, v, v, config, 32**-0.5)
+    found = EstimateTable(*(answers[name] for name in ("density", "recall", "at_target", "worst")), 300, config)
+    for segments, most in ((1, 0.06), (3, 0.12), (6, 0), (12, 0.12 if selection == "joint" else 1)):
+        other = config.replace(segments=segments)
+        _, selected = sample_attention(q, k, v, other, 32**-0.5, return_selection=True)
+        apart = np.abs(found.coarse(other, 3000)["density"] - selected.density[0].numpy())
+        assert apart.max() <= most, segments
 
 
 def test_a_recording_at_other_settings_computes_what_was_estimated(model, tokenizer):  # noqa: F811
