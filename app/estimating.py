@@ -6,8 +6,10 @@ torch is imported in the thread only, and only when it runs.
 from __future__ import annotations
 
 import itertools
+import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -18,15 +20,15 @@ from sampleattn.trace import Trace
 
 CURVE = (0.8, 0.9, 0.95, 0.99)
 LOOKED_UP_CURVE = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.97, 0.99)
-LAYERS_AT_ONCE = 2
+LAYERS_AT_ONCE = min(max((os.cpu_count() or 1) // 2, 2), 8)
 
 
 @dataclass
 class Board:
     """The answers of every head under one config, as `sampleattn.estimate.Estimate` has them; NaN where there is none yet.
 
-    float [layers, heads] each. refined: bool [layers, heads], False where an answer is missing or `coarse`; rows: how many
-    sampled rows they come from.
+    float [layers, heads] each. refined: bool [layers, heads], False where an answer is missing or `coarse`; moved: how far
+    refining has moved a coarse density, NaN elsewhere; rows: how many sampled rows the answers come from.
     """
 
     density: np.ndarray
@@ -36,6 +38,10 @@ class Board:
     refined: np.ndarray
     coarse: bool = False
     rows: int = 0
+    moved: np.ndarray = field(init=False)
+
+    def __post_init__(self):
+        self.moved = np.full(self.density.shape, np.nan)
 
 
 class Estimates:
@@ -54,7 +60,7 @@ class Estimates:
 
     def _first(self, config):
         shape, table = (self.trace.layers, self.trace.heads), self.trace.estimate_table
-        if table is None:
+        if table is None or (config.alpha_columns, config.alpha_slashes, config.density) != (None, None, None):
             return Board(*np.full((len(FIELDS), *shape), np.nan), refined=np.zeros(shape, bool))
         found = table.answers(config)
         if found is not None:
@@ -62,7 +68,7 @@ class Estimates:
         return Board(**table.coarse(config, self.trace.length), refined=np.zeros(shape, bool), coarse=True, rows=table.rows)
 
     def complete(self, config: SampleAttentionConfig) -> bool:
-        """Whether no recorded head lacks its answer, or has only a coarse one."""
+        """Whether no recorded head lacks its answer, or has a coarse one where the stored rows tell more."""
         return all(self._known(config, layer) for layer in self._layers)
 
     def curve(self, config: SampleAttentionConfig) -> list[SampleAttentionConfig]:
@@ -72,7 +78,12 @@ class Estimates:
         return curve(config, LOOKED_UP_CURVE if looked_up else CURVE)
 
     def _known(self, config, layer):
-        return self.board(config).refined[layer].all()
+        board = self.board(config)
+        return board.refined[layer].all() or (board.coarse and self.trace.estimate_table.suffices(config, self._stored_rows))
+
+    @cached_property
+    def _stored_rows(self):
+        return len(self.trace.rows(self._layers[0]))
 
     def steps(self, config: SampleAttentionConfig) -> tuple[list[float], np.ndarray]:
         """The slider's targets, and the densities under each of them: float32 [targets, layers, heads], NaN where not known."""
@@ -114,11 +125,13 @@ class Estimates:
         for heads, found in estimates(self.trace, layer, config):
             if job.cancel.is_set():
                 raise Cancelled
+            if board.coarse:
+                board.moved[layer, heads] = found.density - board.density[layer, heads]
             for name in FIELDS:
                 getattr(board, name)[layer, heads] = getattr(found, name)
             board.refined[layer, heads] = True
         board.refined[layer] = True
-        board.rows = rows
+        board.rows = max(board.rows, rows)
 
 
 def changed(recorded: SampleAttentionConfig, **changes) -> SampleAttentionConfig:

@@ -80,17 +80,29 @@ def _numbers(masses, rows, grid, columns, slashes, config, targets) -> Tensor:
 def estimates(trace: Trace, layer: int, config: SampleAttentionConfig) -> Iterator[tuple[slice, Estimate]]:
     """The heads of a recorded layer, some at a time: (heads, their Estimate). Nothing for a layer whose rows were not sampled.
 
+    Where the trace holds fewer rows than were sampled, and answers from all of them, the estimate is the answer to the nearest
+    recorded settings, and by how much a choice from these rows changes from those settings to the config.
     Raises TraceError if the layer can't be read, ValueError if the stored rows don't tell enough (see `choose_again`).
     """
-    rows = trace.rows(layer)
+    rows, answers = trace.rows(layer), trace.estimate_table
     if not len(rows):
         return
+    nearest = answers.nearest(config) if answers is not None and len(rows) < answers.rows else None
     together = max(1, CELLS_AT_ONCE // (len(rows) * -(-trace.length // config.block_size)))
     for first in range(0, trace.heads, together):
         heads = slice(first, min(first + together, trace.heads))
         masses = np.stack([trace.tile_masses(layer, head) for head in range(heads.start, heads.stop)])
-        choice = choose_again(torch.from_numpy(masses), torch.from_numpy(rows.astype(np.int64)), trace.length, config)
-        yield heads, estimate(choice, config)
+        stored = torch.from_numpy(masses), torch.from_numpy(rows.astype(np.int64)), trace.length
+        found = estimate(choose_again(*stored, config), config)
+        if nearest is not None:
+            known, again = answers.answers(nearest), estimate(choose_again(*stored, nearest), nearest)
+            found = Estimate(*(_moved(known[name][layer, heads], getattr(again, name), getattr(found, name)) for name in FIELDS))
+        yield heads, found
+
+
+def _moved(known, before, after):
+    """A known share, changed by as much as an estimate of it changes."""
+    return np.clip(known + after - before, 0, 1)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ KINDS = tuple(itertools.product(SELECTIONS, SCOPES))
 FIELDS = ("density", "recall", "at_target", "worst")
 # How much of the tiles that more sink blocks, and more local blocks, always keep comes beside the chosen ones (notes/study.md).
 BESIDE = {"joint": (0.8, 0.2), "independent": (0.5, 0.8), "window": (0.5, 0.8)}
+# How far coarse densities were off there, in points: the median over the heads, and a single head, of the worst settings tried.
+COARSE_ERROR = {"joint": (2, 12), "independent": (5, 39), "window": (5, 18)}
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,14 @@ class EstimateTable:
         if config.cra not in TARGETS or config != of_table(self.settings, config.selection, config.scope, config.cra):
             return None
         return self._at(config.selection, config.scope, config.cra)
+
+    def nearest(self, config: SampleAttentionConfig) -> SampleAttentionConfig:
+        """The settings of the table that are most like the config: its selection, scope and, rounded, target."""
+        return of_table(self.settings, config.selection, config.scope, min(TARGETS, key=lambda target: abs(target - config.cra)))
+
+    def suffices(self, config: SampleAttentionConfig, rows: int) -> bool:
+        """Whether `coarse` is as near to the truth as `estimate.estimates` from so many stored rows (notes/study.md)."""
+        return not rows or (config.selection == "joint" and rows < self.rows)
 
     def coarse(self, config: SampleAttentionConfig, tokens: int) -> dict[str, np.ndarray]:
         """As `answers`, roughly, for a config that differs in its target, segments, sink or local blocks as well.

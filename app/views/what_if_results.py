@@ -6,6 +6,7 @@ import streamlit as st
 from app import estimating, export, parts, reading, session
 from app.components import target_board
 from app.figures import heads, interactive, palette, what_if
+from sampleattn.estimate_table import COARSE_ERROR
 
 BESIDE = 12
 
@@ -137,13 +138,14 @@ def _curve(opened, known, config) -> None:
     points = [_point(target, board) for target, board in boards if np.isfinite(board.density[layers]).all()]
     shown = points[0] if points and config != trace.config and points[0].target == config.cra else None
     recorded = what_if.of_heads(trace.config.cra, trace.density[layers], trace.recall_reached[layers])
-    title = _curve_sentence(points, config, found.coarse and not all(known.complete(wanted) for wanted in known.curve(config)))
+    title = _curve_sentence(points, config, any(board.coarse and not board.refined[layers].all() for _, board in boards))
 
     def chart():
         return what_if.chart(points, shown, recorded, share, found.rows, title, _footer(trace, config, found.rows))
 
     parts.heading(title, "estimated", lambda: export.menu("what_if_curve", chart, opened, "what_if_curve"))
     st.plotly_chart(interactive.figure(chart()), key="what_if_curve", alt=title)
+    _how_coarse(found, config)
     _how_good(trace, known)
 
 
@@ -161,6 +163,22 @@ def _curve_sentence(points, config, coarse) -> str:
         f"What targets cost and keep: {steps} of the tiles ({config.selection}, per {config.scope}"
         f"{'; coarse' if coarse else ''})."
     )
+
+
+def _how_coarse(found, config) -> None:
+    """How far coarse answers are from the others: of the heads where both are known, else of the bundled model."""
+    if not found.coarse or found.refined.all():
+        return
+    moved = 100 * np.abs(found.moved[np.isfinite(found.moved)])
+    if moved.size:
+        error = (
+            f"where {reading.counted(moved.size, 'head')} were estimated since, theirs were {np.median(moved):.1f} points of "
+            f"density off (median; {moved.max():.1f} at most)"
+        )
+    else:
+        middle, most = COARSE_ERROR[config.selection]
+        error = f"of the bundled model's heads they were up to {middle} points of density off (median; single heads up to {most})"
+    st.caption(f"How good is a coarse answer? It lies between answers that were recorded; {error}.")
 
 
 def _how_good(trace, known) -> None:

@@ -27,6 +27,10 @@ SETTINGS = (
     dict(cra=0.9, selection="independent"),
     dict(cra=0.9, selection="window"),
     dict(cra=0.9, sink_blocks=4, local_blocks=8),
+    dict(cra=0.9, scope="segment", segments=2),
+    dict(cra=0.9, scope="segment", segments=8),
+    dict(cra=0.9, scope="segment", segments=2, selection="independent"),
+    dict(cra=0.9, scope="segment", segments=2, selection="window"),
     dict(cra=0.975),
 )
 
