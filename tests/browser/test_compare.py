@@ -40,8 +40,8 @@ def show(page, address: str) -> None:
 def point(page, name: str, part: tuple[float, float]) -> None:
     """Move the mouse to a part (down, right) of a map's side."""
     box = page.locator(f"{view(name)} .stage").bounding_box()
-    side = box["width"] - 62
-    page.mouse.move(box["x"] + 56 + part[1] * side, box["y"] + 6 + part[0] * side)
+    (left, top), side = map(int, facts(page, name)["corner"].split(",")), int(facts(page, name)["side"])
+    page.mouse.move(box["x"] + left + part[1] * side, box["y"] + top + part[0] * side)
 
 
 def test_shift_and_a_click_on_the_board_compares(page, url):

@@ -42,7 +42,7 @@ def point(page, query: float, key: float) -> tuple[float, float]:
     """The page's pixel of a token pair."""
     box = page.locator(".stage").bounding_box()
     row, col, size = shown(page)
-    left, top, side = 124, 54, box["width"] - 130
+    (left, top), side = map(int, facts(page)["corner"].split(",")), int(facts(page)["side"])
     return box["x"] + left + (key - col) / size * side, box["y"] + top + (query - row) / size * side
 
 
