@@ -8,9 +8,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from interpreter import INTERPRETED
 
 triton = pytest.importorskip("triton", reason="Triton is not installed")
-from sampleattn.kernels.launch import INTERPRETED  # noqa: E402
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.experimental.gluon import language as gl  # noqa: E402
 from triton.experimental.gluon._runtime import GluonASTSource  # noqa: E402

@@ -1,39 +1,26 @@
 """The Triton kernels against float64: no further off than twice their torch twin plus a rounding band.
 
-The same cases run in Triton's interpreter (float16, float32, small; bfloat16 is wrong there) and, marked `gpu`, on a GPU. The
-interpreter is chosen when Triton is first imported, so without a GPU one test starts a second pytest with TRITON_INTERPRET=1.
+The same cases run in Triton's interpreter (float16, float32, small; bfloat16 is wrong there) and, marked `gpu`, on a GPU.
 """
-
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from dense import pooled
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from interpreter import INTERPRETED, assert_passes_interpreted
 
-from sampleattn import backends, reference
+from sampleattn import SampleAttentionConfig, backends, reference, sample_attention
+from sampleattn.block_mask import Grid
+from sampleattn.filtering import select
 
 pytest.importorskip("triton", reason="Triton is not installed")
 from sampleattn.kernels.block_index_lists import block_index_lists  # noqa: E402
-from sampleattn.kernels.launch import INTERPRETED  # noqa: E402
 
 from sampleattn.kernels import hopper  # noqa: E402
 
 BLOCK = 128
 EPSILON = torch.finfo(torch.float32).eps
-
-
-@pytest.fixture(params=["interpreter", pytest.param("cuda", marks=pytest.mark.gpu)])
-def device(request):
-    if request.param == "cuda":
-        if INTERPRETED or not torch.cuda.is_available():
-            pytest.skip("needs an NVIDIA GPU")
-        return torch.device("cuda")
-    if not INTERPRETED:
-        pytest.skip("runs in test_in_the_interpreter")
-    return torch.device("cpu")
 
 
 @pytest.fixture(params=["half", "wide"])
@@ -42,24 +29,9 @@ def dtype(request, device):
     return torch.float16 if request.param == "half" else torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
-@pytest.fixture
-def poison(monkeypatch):
-    """torch.empty comes filled with NaN (integers: 99), so that an output nobody wrote is seen."""
-    empty = torch.empty
-
-    def poisoned(*args, **kwargs):
-        x = empty(*args, **kwargs)
-        return x.fill_(float("nan") if x.is_floating_point() else 99)
-
-    monkeypatch.setattr(torch, "empty", poisoned)
-
-
 @pytest.mark.skipif(INTERPRETED, reason="this is the interpreter")
 def test_in_the_interpreter():
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "not gpu", "-p", "no:cacheprovider", __file__]
-    env = os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
-    run = subprocess.run(command, env=env, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=600)
-    assert run.returncode == 0 and " passed" in run.stdout, run.stdout[-6000:] + run.stderr[-2000:]
+    assert_passes_interpreted(__file__)
 
 
 def inputs(device, dtype, heads=2, kv_heads=1, nq=300, nk=None, head_dim=64, value_dim=None, padding=None):
@@ -153,9 +125,9 @@ def test_the_kernels_of_other_gpus(device, dtype, poison, monkeypatch, head_dim)
     compare(*inputs(device, dtype, nq=700, nk=777, heads=4, kv_heads=2, head_dim=head_dim, padding=padding))
 
 
-@pytest.mark.parametrize("kv_heads", [4, 2, 1])
-def test_groups(device, dtype, poison, kv_heads):
-    compare(*inputs(device, dtype, heads=4, kv_heads=kv_heads, nq=140))
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (4, 2), (4, 1), (8, 1)])
+def test_groups(device, dtype, poison, heads, kv_heads):
+    compare(*inputs(device, dtype, heads=heads, kv_heads=kv_heads, nq=140))
 
 
 @pytest.mark.parametrize(("head_dim", "value_dim"), [(64, 32), (16, 32), (96, 96), (128, 128), (192, 128), (256, 256), (40, 72)])
@@ -219,13 +191,17 @@ def test_many_sampled_rows(device, dtype, poison, heads, count):
     torch.testing.assert_close(lse, twin_lse, rtol=0, atol=1e-3)
 
 
-@pytest.mark.parametrize("length", [1, 200, 1500])
-@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-def test_mask_to_lists_and_back(device, poison, length, share):
-    queries = -(-length // 2)
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_mask_to_lists_and_back(device, poison, data):
+    """Any mask, lengths and padding: the tiles listed are the kept ones that a row sees, ascending, full ones in one span."""
+    length = data.draw(st.integers(1, 1500))
+    queries = data.draw(st.integers(1, length))
+    real = sorted(data.draw(st.tuples(*[st.integers(0, length)] * 2)))
+    share, seed = data.draw(st.sampled_from([0.0, 0.3, 1.0])), data.draw(st.integers(0, 99))
     off, tiles, rows = length - queries, -(-length // BLOCK), -(-queries // BLOCK)
-    mask = torch.rand(2, 3, rows, tiles, generator=torch.Generator().manual_seed(length)).to(device) < share
-    key_range = torch.tensor([[0, length], [length // 3, length - length // 4]], dtype=torch.int32, device=device)
+    mask = torch.rand(2, 3, rows, tiles, generator=torch.Generator().manual_seed(seed)).to(device) < share
+    key_range = torch.tensor([[0, length], real], dtype=torch.int32, device=device)
     ids, spans = block_index_lists(mask, queries, length, key_range)
     j, i = torch.arange(tiles), torch.arange(rows)[:, None]
     for b, (lo, hi) in enumerate(key_range.tolist()):
@@ -371,16 +347,51 @@ def test_cpu_tensors_are_refused():
         backends.twins("triton").row_logsumexp(q, q)
 
 
-@pytest.mark.gpu
-@pytest.mark.parametrize("selection", ["joint", "independent", "window"])
-@pytest.mark.parametrize("padded", [False, True])
-def test_sample_attention_never_waits_for_the_gpu(device, selection, padded):
-    """The whole method on the kernels, no host sync, and the torch backend's output on the same selection."""
-    from sampleattn import SampleAttentionConfig, sample_attention
+KINDS = [
+    {"selection": "joint"},
+    {"density": 0.4},
+    {"selection": "independent"},
+    {"selection": "window"},
+    {"scope": "segment"},
+    {"sampling": "tail"},
+]
 
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize(
+    ("nq", "nk", "heads", "kv_heads"),
+    [
+        (129, 300, 2, 1),
+        pytest.param(127, 127, 8, 8, marks=pytest.mark.gpu),
+        pytest.param(1000, 1000, 8, 4, marks=pytest.mark.gpu),
+        pytest.param(700, 4097, 8, 1, marks=pytest.mark.gpu),
+    ],
+)
+def test_the_whole_method(device, poison, kind, nq, nk, heads, kv_heads):
+    """Left, right and no padding in one batch: the torch twin's choice on the same masses, and attention over its tiles."""
+    ends = [(0, nk), (nk // 3, nk), (0, nk - nk // 4)]
+    q, k, v, _, key_range = inputs(device, torch.float16, heads, kv_heads, nq, nk, padding=ends)
+    position = torch.arange(nk, device=device)
+    padding = (position >= key_range[:, :1]) & (position < key_range[:, 1:])
+    config = SampleAttentionConfig(cra=0.7, sample_ratio=1 / 8, dense_below=0, backend="triton", **kind)
+    out, chosen = sample_attention(q, k, v, config, padding=padding, return_selection=True)
+    grid = Grid(nq, nk, BLOCK, torch.device("cpu"), key_range.cpu())
+    same = select(chosen.tile_masses.cpu(), chosen.rows.cpu(), grid, config.replace(backend="torch"))
+    assert torch.equal(chosen.block_mask.cpu(), same.block_mask)
+    truth, _, _, size = exact(q, k, v, chosen.block_mask, None, key_range)
+    twin, _ = reference.block_sparse_attention(q, k, v, chosen.block_mask, None, key_range)
+    band = torch.finfo(q.dtype).eps + 8 * EPSILON * (1 + size)
+    within(out, twin, truth, band * float(v.abs().max()), "out")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize("padded", [False, True])
+def test_sample_attention_never_waits_for_the_gpu(device, kind, padded):
+    """The whole method on the kernels, no host sync, and the torch backend's output on the same selection."""
     q, k, v, *_ = inputs(device, torch.bfloat16, heads=4, kv_heads=2, nq=2048, head_dim=64)
     padding = torch.arange(2048, device=device)[None] >= 100 if padded else None
-    config = SampleAttentionConfig(selection=selection, backend="triton")
+    config = SampleAttentionConfig(backend="triton", **kind)
     sample_attention(q, k, v, config, padding=padding)  # compiles
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")

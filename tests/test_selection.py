@@ -1,27 +1,23 @@
 """Stage 2: the kernels choose what the torch twins choose, bit for bit, and a fixed density is kept.
 
-As in test_kernels.py the cases run in Triton's interpreter, in a second pytest without a GPU, and, marked `gpu`, on a GPU.
+As in test_kernels.py the cases run in Triton's interpreter and, marked `gpu`, on a GPU.
 """
 
 import itertools
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from interpreter import INTERPRETED, assert_passes_interpreted
 
 from sampleattn import SampleAttentionConfig, joint, pieces
 from sampleattn.block_mask import Grid
 from sampleattn.filtering import select, selected_tiles
-from sampleattn.sampling import rows_of_segments, sampled_rows, segment_count
+from sampleattn.sampling import rows_of_segments, sampled_rows
 
 triton = pytest.importorskip("triton", reason="Triton is not installed")
-from sampleattn.kernels.launch import INTERPRETED  # noqa: E402
 from triton.backends.compiler import GPUTarget  # noqa: E402
 
 from sampleattn.kernels import rows_of_segments as rows_kernel  # noqa: E402
@@ -30,26 +26,13 @@ from sampleattn.kernels import selected_tiles as kernel  # noqa: E402
 CPU = torch.device("cpu")
 KINDS = [dict(selection="joint"), dict(selection="joint", density=0.6), dict(selection="independent"), dict(selection="window")]
 GRIDS = [(1000, 1300), (129, 513), (1, 400), (2000, 2000)]
+LENGTHS = [1, 127, 128, 129, 1000, 4097]
 PADDINGS = {"plain": None, "padded": [(0, None), (300, None), (0, -90), (0, 0)]}
-
-
-@pytest.fixture(params=["interpreter", pytest.param("cuda", marks=pytest.mark.gpu)])
-def device(request):
-    if request.param == "cuda":
-        if INTERPRETED or not torch.cuda.is_available():
-            pytest.skip("needs an NVIDIA GPU")
-        return torch.device("cuda")
-    if not INTERPRETED:
-        pytest.skip("runs in test_in_the_interpreter")
-    return CPU
 
 
 @pytest.mark.skipif(INTERPRETED, reason="this is the interpreter")
 def test_in_the_interpreter():
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "not gpu", "-p", "no:cacheprovider", __file__]
-    env = os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
-    run = subprocess.run(command, env=env, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=600)
-    assert run.returncode == 0 and " passed" in run.stdout, run.stdout[-6000:] + run.stderr[-2000:]
+    assert_passes_interpreted(__file__)
 
 
 def make_grid(nq, nk, padding, device):
@@ -77,7 +60,7 @@ def grid_on(grid, device):
 
 
 def assert_same_choice(grid, config, heads=2, seed=0, kind="peaks"):
-    segments = segment_count(grid, config) if config.scope == "segment" else 1
+    segments = config.segment_count(grid.nq) if config.scope == "segment" else 1
     rows = sampled_rows(grid, config)
     masses = random_masses(grid, rows, heads, seed, kind)
     wanted = selected_tiles(masses.cpu(), rows.cpu(), grid_on(grid, CPU), config, segments)
@@ -90,15 +73,21 @@ def assert_same_choice(grid, config, heads=2, seed=0, kind="peaks"):
 @pytest.mark.parametrize("scope, sampling", [("head", "spread"), ("segment", "spread"), ("segment", "tail")])
 @pytest.mark.parametrize("nq, nk", GRIDS)
 @pytest.mark.parametrize("padding", PADDINGS.values(), ids=PADDINGS)
-def test_the_kernel_makes_the_twins_choice(device, kind, scope, sampling, nq, nk, padding):
+def test_the_kernel_makes_the_twins_choice(device, poison, kind, scope, sampling, nq, nk, padding):
     segments = 3 if nq > 300 and scope == "segment" else None
     config = SampleAttentionConfig(cra=0.8, sample_ratio=0.1, segments=segments, scope=scope, sampling=sampling, **kind)
     assert_same_choice(make_grid(nq, nk, padding, device), config, heads=1 if padding else 2)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "-".join(map(str, kind.values())))
+@pytest.mark.parametrize("length", LENGTHS)
+def test_lengths(device, poison, kind, length):
+    assert_same_choice(make_grid(length, length, None, device), SampleAttentionConfig(cra=0.8, sample_ratio=0.02, **kind))
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "-".join(map(str, kind.values())))
 @pytest.mark.parametrize("masses", ["equal", "one", "zero"])
-def test_ties_and_extremes(device, kind, masses):
+def test_ties_and_extremes(device, poison, kind, masses):
     assert_same_choice(make_grid(1500, 1500, None, device), SampleAttentionConfig(sample_ratio=0.05, **kind), kind=masses)
 
 
@@ -114,14 +103,14 @@ SETTINGS = [
 
 
 @pytest.mark.parametrize("change", SETTINGS, ids=str)
-def test_settings(device, change):
+def test_settings(device, poison, change):
     assert_same_choice(make_grid(1500, 1600, None, device), SampleAttentionConfig(sample_ratio=0.05, **change))
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "-".join(map(str, kind.values())))
 @pytest.mark.parametrize("heads, length", [(32, 32_768), (8, 65_536), (3, 40_001), (40, 20_000)])
-def test_programs_that_share_a_head_make_the_twins_choice(device, kind, heads, length):
+def test_programs_that_share_a_head_make_the_twins_choice(device, poison, kind, heads, length):
     config = SampleAttentionConfig(**kind)
     for seed in range(3):
         assert_same_choice(make_grid(length, length, None, device), config, heads, seed)
@@ -157,7 +146,7 @@ def test_programs_that_share_a_head_keep_their_l1_cache(kind, places, rows):
 
 
 @pytest.mark.parametrize("sampling", ["spread", "tail"])
-def test_rows(device, sampling):
+def test_rows(device, poison, sampling):
     for (nq, nk), padding, segments, count in itertools.product(GRIDS, PADDINGS.values(), (1, 3, 8), (1, 50, 128)):
         grid = make_grid(nq, nk, padding, device)
         segments = min(segments, grid.query_blocks)
