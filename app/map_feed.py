@@ -102,7 +102,7 @@ def comparable(a, b) -> bool:
 def difference(a, b, view: str, pool: str = "max") -> tuple[np.ndarray, tuple[int, int], tuple[int, int]]:
     """The weights of A minus those of B in a view, its rows and its columns; exact if both heads are pinned (see `window`)."""
     exact = all(trace.pinned(layer, head) for trace, layer, head in (a, b))
-    (first, rows, cols), (second, _, _) = (window(*side, view, exact, pool) for side in (a, b))
+    (first, _, rows, cols), (second, *_) = (window(*side, view, exact, pool) for side in (a, b))
     return first - second, rows, cols
 
 
@@ -204,8 +204,9 @@ def _tiles(trace, layer, head, places, pool):
 
 def window(
     trace, layer: int, head: int, view: str, exact: bool = True, pool: str = "max"
-) -> tuple[np.ndarray, tuple[int, int], tuple[int, int]]:
-    """The weights of a view ("row.col.size", "" is the whole map) in at most 512 x 512 cells, its rows and its columns.
+) -> tuple[np.ndarray, np.ndarray, tuple[int, int], tuple[int, int]]:
+    """Of a view ("row.col.size", "" is the whole map): its weights in at most 512 x 512 cells, those outside the kept tiles, its
+    rows and its columns.
 
     Exact if the head is pinned and the view is part of the map or not pooled by "max" (see `pool_of`), unless `exact` is
     declined; else cells of the overview, whose edges then move the window's.
@@ -214,13 +215,14 @@ def window(
     row, col, size = _square(view, length)
     if exact and trace.pinned(layer, head) and (view or pool != "max"):
         rows, cols = (row, row + size), (col, col + size)
-        return trace.window(layer, head, rows, cols, (512, 512), pool), rows, cols
+        return *trace.window_planes(layer, head, rows, cols, (512, 512), pool), rows, cols
     cells = len(overview)
     edges = np.arange(cells + 1) * length // cells
     (r0, r1), (c0, c1) = (
         (np.searchsorted(edges, start, "right") - 1, np.searchsorted(edges, start + size)) for start in (row, col)
     )
-    return overview[r0:r1, c0:c1], (int(edges[r0]), int(edges[r1])), (int(edges[c0]), int(edges[c1]))
+    planes = (plane[r0:r1, c0:c1] for plane in (overview, trace.overview_missed(layer, head)))
+    return *planes, (int(edges[r0]), int(edges[r1])), (int(edges[c0]), int(edges[c1]))
 
 
 def pool_of(trace, layer: int, head: int, state: dict[str, str]) -> str:
@@ -228,6 +230,29 @@ def pool_of(trace, layer: int, head: int, state: dict[str, str]) -> str:
     size = _square(state["view"], trace.length)[2]
     fits = trace.pinned(layer, head) and size <= 512 << coarsest_level(trace, state["pool"])
     return state["pool"] if fits else "max"
+
+
+def look_of(trace, layer: int, head: int, state: dict[str, str]) -> head_map.Look:
+    """The page's switches, for a figure of what is on show."""
+    sink = trace.config.sink_blocks * trace.config.block_size
+    return head_map.Look(
+        pool=pool_of(trace, layer, head, state),
+        log=state["colours"] == "log",
+        weights=state["weights"] == "on",
+        missed=state["missed"] == "on",
+        overlay=state["kept"] == "on",
+        first_key=sink if state["sink"] == "hide" else 0,
+        high=_locked(state["lock"]),
+    )
+
+
+def _locked(lock: str) -> float | None:
+    """The greatest weight of a locked colour range; None if it is not locked, or what the address says is no number."""
+    try:
+        high = float(lock)
+    except ValueError:
+        return None
+    return max(high, 10 * head_map.LOWEST) if 0 < high < float("inf") else None
 
 
 def _square(view: str, length: int) -> tuple[int, int, int]:

@@ -76,11 +76,11 @@ def explore_map(opened, layer: int, head: int, below: int) -> None:
 def map_chart(trace, layer: int, head: int, state: dict[str, str]):
     """What the map shows in this state as a chart for files: exact if the head is pinned, else cut out of the overview."""
     density, cra = trace.density[layer, head], trace.cra[layer, head]
-    pool = map_feed.pool_of(trace, layer, head, state)
-    weights, rows, cols = map_feed.window(trace, layer, head, state["view"], pool=pool)
+    look = map_feed.look_of(trace, layer, head, state)
+    weights, missed, rows, cols = map_feed.window(trace, layer, head, state["view"], pool=look.pool)
     return head_map.chart(
-        weights, trace.block_mask(layer, head), trace.columns(layer, head), trace.slashes(layer, head), trace.config.block_size,
-        trace.length, rows, cols, pool, state["colours"], state["kept"] == "on",
+        weights, missed, trace.block_mask(layer, head), trace.columns(layer, head), trace.slashes(layer, head),
+        trace.config.block_size, trace.length, rows, cols, look,
         f"Layer {layer}, head {head}: {density:.1%} of the tiles computed, worst row's recall {cra:.3f} (exact)",
         reading.footer(trace, layer, head),
     )  # fmt: skip

@@ -11,19 +11,20 @@ import pytest
 from app import benchmarks
 from app.figures import head_map, heads, interactive, output, recall, speed
 from app.figures.chart import Heat, Line, Marks, Outline, Tint
+from app.figures.palette import MISSED_RAMP
 from app.figures.static import picture
 
 ROOT = Path(__file__).resolve().parents[1]
 HOSTILE = '<script>alert(1)</script> <a href="x">y</a> $\\frac{1}{2}$'
+LOOK = head_map.Look()
 WEIGHTS = np.tril(np.full((8, 8), 0.25, np.float32))
 MASK = np.array([[1, 0, 0, 0], [1, 1, 0, 0], [1, 0, 1, 0], [1, 1, 1, 1]], bool)
+MISSED = np.where(np.repeat(np.repeat(MASK, 2, 0), 2, 1), 0, WEIGHTS)
 
 
-def a_map(overlay=True, **changes):
-    chart = head_map.chart(
-        WEIGHTS, MASK, [0], [0, 1], 128, 500, (0, 500), (0, 500), "max", "log", overlay, HOSTILE, f"{HOSTILE}\nsettings"
-    )
-    return replace(chart, **changes)
+def a_map(look=LOOK):
+    window = (0, 500), (0, 500)
+    return head_map.chart(WEIGHTS, MISSED, MASK, [0], [0, 1], 128, 500, *window, look, HOSTILE, f"{HOSTILE}\nsettings")
 
 
 def charts():
@@ -34,7 +35,8 @@ def charts():
     rows = [{"what": what, "implementation": HOSTILE, **times} for what in ("dense", "sparse_forward")]
     return {
         "map": a_map(),
-        "map without overlay": a_map(overlay=False),
+        "map without overlay": a_map(replace(LOOK, overlay=False)),
+        "map with missed mass": a_map(replace(LOOK, missed=True)),
         "difference": head_map.difference(WEIGHTS - WEIGHTS.T, (0, 500), (0, 500), HOSTILE, HOSTILE),
         "heads": heads.chart(values, text, [[HOSTILE] * 4] * 2, 2, "density", (0, 1), HOSTILE, HOSTILE),
         "recall": recall.chart(np.linspace(0.5, 1, 3000, dtype=np.float32), 0.95, HOSTILE, HOSTILE),
@@ -70,7 +72,7 @@ def test_every_chart_can_be_drawn_both_ways_and_keeps_text_as_text(name):
 
 @pytest.mark.parametrize("kind, signature", [("png", b"\x89PNG"), ("pdf", b"%PDF"), ("svg", b"<?xml")])
 def test_static_files_are_what_they_say(kind, signature):
-    assert picture(a_map(title="t", footer="f"), kind).startswith(signature)
+    assert picture(replace(a_map(), title="t", footer="f"), kind).startswith(signature)
 
 
 def test_html_needs_no_network():
@@ -81,15 +83,30 @@ def test_html_needs_no_network():
 def test_a_map_has_weights_dropped_tiles_border_and_marks():
     kinds = [type(layer) for layer in a_map().layers]
     assert kinds == [Heat, Tint, Outline, Marks, Marks]
-    assert [type(layer) for layer in a_map(overlay=False).layers] == [Heat, Marks, Marks]
+    assert [type(layer) for layer in a_map(replace(LOOK, overlay=False)).layers] == [Heat, Marks, Marks]
     heat, tint = a_map().layers[:2]
     assert np.isnan(heat.values[0, 1]) and heat.values[1, 0] == 0.25
     assert tint.mask.sum() == 4 and tint.mask[4:6, 3:5].all()
 
 
+def test_missed_mass_takes_the_place_of_the_weights_it_is_of():
+    weights, missed = a_map(replace(LOOK, missed=True)).layers[:2]
+    assert missed.ramp == MISSED_RAMP and (missed.low, missed.high) == (weights.low, weights.high)
+    assert np.array_equal(np.isfinite(missed.values), MISSED > 0)
+    assert (np.isfinite(weights.values) != (MISSED > 0))[WEIGHTS > 0].all()
+    alone = a_map(replace(LOOK, missed=True, weights=False)).layers
+    assert isinstance(alone[0], Heat) and alone[0].ramp == MISSED_RAMP and not isinstance(alone[1], Heat)
+
+
+def test_a_hidden_sink_is_left_out_and_a_locked_range_stays():
+    heat = a_map(replace(LOOK, first_key=128, high=0.75)).layers[0]
+    assert np.isnan(heat.values[:, :3]).all() and np.isfinite(heat.values[4, 3]) and heat.high == 0.75
+
+
 def test_a_window_of_a_map_holds_what_lies_in_it():
     window = (256, 400), (200, 344)
-    chart = head_map.chart(WEIGHTS, MASK, [0, 2], [0, 1, 3], 128, 500, *window, "max", "linear", True, "t", "f")
+    look = replace(LOOK, log=False)
+    chart = head_map.chart(WEIGHTS, MISSED, MASK, [0, 2], [0, 1, 3], 128, 500, *window, look, "t", "f")
     heat, tint, outline, columns, slashes = chart.layers
     assert (heat.y, heat.x) == window and np.isnan(heat.values[0, -1]) and heat.values[-1, 0] == 0.25
     assert tint.mask[0, 0] and not tint.mask[-1].any()

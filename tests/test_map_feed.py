@@ -8,6 +8,7 @@ import pytest
 from synthetic_trace import write_synthetic_trace
 
 from app import map_feed
+from app.figures.head_map import Look
 from sampleattn import SampleAttentionConfig
 from sampleattn.trace import Trace, TraceWriter
 
@@ -155,14 +156,25 @@ def test_hostile_states_become_the_usual_one():
 
 
 def test_the_window_on_show_is_exported(trace):
-    weights, rows, cols = map_feed.window(trace, 1, 2, "600.10.64")
+    weights, missed, rows, cols = map_feed.window(trace, 1, 2, "600.10.64")
     assert (rows, cols) == ((600, 664), (10, 74))
-    assert np.array_equal(weights, trace.window(1, 2, rows, cols, (64, 64)))
-    weights, rows, cols = map_feed.window(trace, 0, 2, "600.10.64")
-    assert rows[0] <= 600 and rows[1] >= 664 and cols[0] <= 10 and cols[1] >= 74 and rows[1] - rows[0] < 70
+    for plane, exact in zip((weights, missed), trace.window_planes(1, 2, rows, cols, (64, 64)), strict=True):
+        assert np.array_equal(plane, exact)
+    weights, missed, rows, cols = map_feed.window(trace, 0, 2, "600.10.64")
+    assert missed.shape == weights.shape and rows[1] - rows[0] < 70
+    assert rows[0] <= 600 and rows[1] >= 664 and cols[0] <= 10 and cols[1] >= 74
     assert weights.max() <= trace.overview(0, 2).max()
-    assert map_feed.window(trace, 1, 2, "99999.99999.99999")[1] == (0, TOKENS)
-    assert np.array_equal(map_feed.window(trace, 1, 2, "")[0], trace.overview(1, 2))
+    assert map_feed.window(trace, 1, 2, "99999.99999.99999")[2] == (0, TOKENS)
+    weights, missed, *_ = map_feed.window(trace, 1, 2, "")
+    assert np.array_equal(weights, trace.overview(1, 2)) and np.array_equal(missed, trace.overview_missed(1, 2))
+
+
+def test_an_export_looks_as_the_switches_say(trace):
+    state = map_feed.USUAL | {"missed": "on", "weights": "off", "kept": "off", "sink": "hide", "lock": "0.5", "colours": "linear"}
+    block = trace.config.block_size
+    assert map_feed.look_of(trace, 1, 2, state) == Look("max", False, False, True, False, trace.config.sink_blocks * block, 0.5)
+    assert map_feed.look_of(trace, 1, 2, map_feed.USUAL) == Look()
+    assert map_feed.look_of(trace, 1, 2, map_feed.USUAL | {"lock": "1e999"}).high is None
 
 
 def test_a_comparison_holds_the_messages_of_both(trace):
@@ -208,5 +220,5 @@ def test_tiles_are_pooled_as_asked(tmp_path, pool):
 def test_an_export_is_pooled_as_the_map_is(trace):
     state = map_feed.USUAL | {"pool": "sum"}
     assert map_feed.pool_of(trace, 1, 2, state) == "sum" and map_feed.pool_of(trace, 0, 2, state) == "max"
-    weights, rows, cols = map_feed.window(trace, 1, 2, "", pool="sum")
+    weights, _, rows, cols = map_feed.window(trace, 1, 2, "", pool="sum")
     assert (rows, cols) == ((0, TOKENS), (0, TOKENS)) and weights.sum() == pytest.approx(TOKENS, rel=1e-3)

@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from app.figures.chart import Chart, Heat, Marks, Outline, Tint
-from app.figures.palette import DIFFERENCE_RAMP, DROPPED, KEPT
+from app.figures.palette import DIFFERENCE_RAMP, DROPPED, KEPT, MISSED_RAMP
 
 LOWEST = 1e-5
 POOLS = {"max": "greatest", "mean": "mean", "sum": "sum"}
+
+
+@dataclass(frozen=True)
+class Look:
+    """What of a map is drawn, as the page's switches say.
+
+    pool: of POOLS, what a cell shows of its tokens. log: logarithmic colours. weights, missed, overlay: whether the weights,
+    those outside the kept tiles, and the border of these are drawn. first_key: keys before it are left out (the sink). high:
+    the greatest weight that the colours tell apart, or None for that of the window.
+    """
+
+    pool: str = "max"
+    log: bool = True
+    weights: bool = True
+    missed: bool = False
+    overlay: bool = True
+    first_key: int = 0
+    high: float | None = None
 
 
 def colour_range(weights: np.ndarray) -> tuple[float, float]:
@@ -32,20 +52,27 @@ def border(region: np.ndarray, block: int, length: int) -> np.ndarray:
     return np.minimum(np.concatenate([across, down]) * block, length)
 
 
-def chart(weights, mask, columns, slashes, block_size, length, rows, cols, pool, scale, overlay, title, footer) -> Chart:
+def chart(weights, missed, mask, columns, slashes, block_size, length, rows, cols, look: Look, title, footer) -> Chart:
     """A window of the map as a figure for a paper: weights, kept outline, dropped tint, columns and slashes at the edges.
 
-    length: tokens of the prompt. rows (r0, r1), cols (c0, c1): the window in tokens; weights [h, w] are its cells, from equal
-    pieces of it, pooled by `pool` of POOLS.
+    length: tokens of the prompt. rows (r0, r1), cols (c0, c1): the window in tokens; weights and missed [h, w] are its cells,
+    from equal pieces of it; missed counts the weights outside the kept tiles only.
     """
-    low, high = colour_range(weights)
     (r0, r1), (c0, c1) = rows, cols
     row_edges, column_edges = _edges(rows, cols, weights.shape)
     causal = column_edges[None, :-1] < row_edges[1:, None]
-    x, y, log = (float(c0), float(c1)), (float(r0), float(r1)), scale == "log"
-    shown = np.where(causal, weights, np.nan)
-    layers = [Heat(shown, x, y, f"attention weight ({POOLS[pool]} of each cell)", low if log else 0.0, high, log)]
-    if overlay:
+    drawn = causal & (column_edges[None, :-1] >= look.first_key)
+    low, high = colour_range(np.where(drawn, weights, 0))
+    scale = low if look.log else 0.0, look.high or high, look.log
+    x, y, outside = (float(c0), float(c1)), (float(r0), float(r1)), look.missed & (missed > 0)
+    layers = []
+    if look.weights:
+        shown = np.where(drawn & ~outside, weights, np.nan)
+        layers.append(Heat(shown, x, y, f"attention weight ({POOLS[look.pool]} of each cell)", *scale))
+    if look.missed:
+        shown = np.where(drawn & outside, missed, np.nan)
+        layers.append(Heat(shown, x, y, "missed: weight outside the kept tiles", *scale, ramp=MISSED_RAMP))
+    if look.overlay:
         kept = mask[np.ix_((row_edges[1:] - 1) // block_size, column_edges[:-1] // block_size)]
         if (causal & ~kept).any():
             layers.append(Tint(causal & ~kept, x, y, "dropped", DROPPED))
@@ -62,7 +89,7 @@ def chart(weights, mask, columns, slashes, block_size, length, rows, cols, pool,
         layers=tuple(layers),
         footer=footer,
         values={
-            "weights": weights, "rows": np.array(rows), "cols": np.array(cols), "block_mask": mask,
+            "weights": weights, "missed": missed, "rows": np.array(rows), "cols": np.array(cols), "block_mask": mask,
             "columns": np.asarray(columns), "slashes": np.asarray(slashes),
         },
         downwards=True,

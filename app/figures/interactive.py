@@ -140,6 +140,7 @@ def _(layer: Heat, fig):
     low, high = (np.log10(layer.low), np.log10(layer.high)) if layer.log else (layer.low, layer.high)
     ticks = np.arange(np.ceil(low), np.floor(high) + 1) if layer.log else None
     bar = {"title": {"text": escape(layer.name), "side": "right"}, "thickness": 12}
+    bar["x"] = 1.02 + 0.14 * sum(trace.type == "heatmap" for trace in fig.data)
     if layer.log:
         bar |= {"tickvals": ticks, "ticktext": [f"{10.0**tick:g}" for tick in ticks]}
     fig.add_heatmap(

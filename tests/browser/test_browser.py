@@ -1,11 +1,8 @@
 """The whole way in a real browser: the demo picture, a head clicked, a file exported, an own text recorded, two tabs apart."""
 
-import io
 import re
 import time
-import zipfile
 
-import numpy as np
 import pytest
 from driver import BOARD, CHROMIUM, MAP, ROOT, cell_of, settle
 
@@ -64,28 +61,6 @@ def test_a_head_clicked_shows_its_map_and_the_link_shows_it_again(page, url, chr
     other.goto(page.url)
     other.locator(f'{MAP}[data-layer="2"][data-head="3"]').wait_for()
     other.context.close()
-
-
-def test_exports_are_downloaded_and_open(page, url, demo, tmp_path):
-    page.goto(f"{url}/recall?layer=1&head=1")
-    page.get_by_role("button", name="Export").click()
-    files = {}
-    for label in ("PNG", "SVG", "PDF", "HTML", "NPZ", "CSV", "Config", "Trace"):
-        with page.expect_download() as download:
-            page.get_by_role("button", name=label, exact=True).click()
-        files[label] = tmp_path / download.value.suggested_filename
-        download.value.save_as(files[label])
-    assert files["PNG"].read_bytes().startswith(b"\x89PNG") and files["PDF"].read_bytes().startswith(b"%PDF")
-    trace = Trace.load(demo)
-    assert trace.meta["prompt"]["sha256"][:16] in files["SVG"].read_text()
-    data = np.load(io.BytesIO(files["NPZ"].read_bytes()))
-    assert np.array_equal(data["recall"], trace.recall(1, 1))
-    assert len(files["CSV"].read_text().splitlines()) == trace.length + 3
-    assert zipfile.is_zipfile(files["Trace"]) and Trace.load(files["Trace"]).length == trace.length
-    page.goto(f"file://{files['HTML']}")
-    page.locator(".plot-container").first.wait_for()
-    assert "layer 1, head 1" in page.content()
-    page.goto(url)
 
 
 def test_a_bad_trace_is_refused_and_what_was_open_stays(page, url, demo):
