@@ -89,6 +89,13 @@ def test_a_map_has_weights_dropped_tiles_border_and_marks():
     assert tint.mask.sum() == 4 and tint.mask[4:6, 3:5].all()
 
 
+def test_marks_stand_at_the_edges_of_the_window_in_the_page_too():
+    chart = head_map.chart(WEIGHTS, MISSED, MASK, [2], [1], 128, 500, (256, 400), (200, 344), LOOK, "t", "f")
+    columns, slashes = interactive.figure(chart).data[-2:]
+    assert columns.name == "columns" and 256 <= columns.y[0] <= 400 and 200 <= columns.x[0] <= 344
+    assert slashes.name == "slashes" and 200 <= slashes.x[0] <= 344 and 256 <= slashes.y[0] <= 400
+
+
 def test_missed_mass_takes_the_place_of_the_weights_it_is_of():
     weights, missed = a_map(replace(LOOK, missed=True)).layers[:2]
     assert missed.ramp == MISSED_RAMP and (missed.low, missed.high) == (weights.low, weights.high)

@@ -189,9 +189,8 @@ def _(layer: Outline, fig):
 @_add.register
 def _(layer: Marks, fig):
     across = layer.side == "bottom"
-    edge = (
-        np.zeros(len(layer.at)) if not across else np.full(len(layer.at), max(t.y[-1] for t in fig.data if t.type == "heatmap"))
-    )
+    heat = next(trace for trace in fig.data if trace.type == "heatmap")
+    edge = np.full(len(layer.at), heat.y[-1] if across else heat.x[0])
     fig.add_scatter(
         x=layer.at if across else edge,
         y=edge if across else layer.at,

@@ -74,7 +74,7 @@ def _(layer: Line, axes):
         linewidth=layer.width,
         linestyle="--" if layer.dash else "-",
         marker=MARKERS[layer.symbol] if layer.marker else None,
-        markersize=3,
+        markersize=3 if layer.width else 6,
     )
 
 
