@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from sampleattn import __version__
-from sampleattn.config import BACKENDS, SAMPLINGS, SCOPES, SELECTIONS, SampleAttentionConfig
+from sampleattn.config import BACKENDS, SAMPLINGS, SCOPES, SELECTIONS, SampleAttentionConfig, meanings
 from sampleattn.text import printable
 from sampleattn.trace_format import LEVELS
 
@@ -39,7 +39,9 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (ValueError, RuntimeError, OSError) as error:
-        print("error: " + printable(" ".join(str(error).split())), file=sys.stderr)
+        about_file = isinstance(error, OSError) and error.filename is not None
+        said = f"{error.filename}: {error.strerror}" if about_file else str(error)
+        print("error: " + printable(" ".join(said.split())), file=sys.stderr)
         return 1
 
 
@@ -93,6 +95,7 @@ def _parser(with_bench: bool) -> argparse.ArgumentParser:
 
 
 def _add_settings(group):
+    meant = meanings()
     for field in dataclasses.fields(SampleAttentionConfig):
         kind = OPTIONAL.get(field.name) or type(field.default)
         group.add_argument(
@@ -101,7 +104,7 @@ def _add_settings(group):
             choices=CHOICES.get(field.name),
             default=field.default,
             metavar=None if field.name in CHOICES else kind.__name__.upper(),
-            help="default: by length or CRA" if field.default is None else "default: %(default)s",
+            help=f"{meant.get(field.name, '').rstrip('.').replace('%', '%%')} (default: {field.default})",
         )
 
 

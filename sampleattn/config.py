@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from dataclasses import dataclass
 
 SELECTIONS = ("joint", "independent", "window")
@@ -22,7 +23,8 @@ class SampleAttentionConfig:
     selection: "joint" (columns and slashes chosen together), "independent" (the paper) or "window" (arXiv v1/v2).
     scope: choose once for the "head", or per "segment" of the queries.
     sampling: "spread" (rows evenly over each segment) or "tail" (the last rows of each segment, the paper).
-    sample_ratio: the share of the query rows that is sampled, up to `max_sampled_rows` rows.
+    sample_ratio: the share of the query rows that is sampled.
+    max_sampled_rows: the most rows that are sampled, however long the prompt is.
     sampling_margin: `joint` asks more than `cra` of the sampled rows, because the choice fits them better than the others:
         cra + (1 - cra) * sampling_margin / sqrt(sampled rows).
     segments: the number of equal parts of the queries; None lets the length decide (see `segment_count`).
@@ -122,3 +124,9 @@ class SampleAttentionConfig:
         if unknown:
             raise ValueError(f"unknown setting(s): {', '.join(map(str, unknown))}; known: {', '.join(sorted(known))}")
         return cls(**values)
+
+
+def meanings() -> dict[str, str]:
+    """What each setting means, as the class's docstring says; {} where Python runs without docstrings."""
+    entries = re.findall(r"^    ([a-z][a-z_, ]*): (.+(?:\n        .+)*)", SampleAttentionConfig.__doc__ or "", re.MULTILINE)
+    return {name: " ".join(text.replace("`", "").split()) for names, text in entries for name in names.split(", ")}

@@ -161,6 +161,12 @@ def test_rows_of_an_older_file_are_kept(tmp_path):
         (("--only", "method,nonsense"), "knows no nonsense"),
         (("--lengths", "0"), "lengths must be positive"),
         (("--lengths", "1k"), "invalid literal"),
+        (("--kv-heads", "0"), "lengths must be positive, sizes too"),
+        pytest.param(
+            ("--device", "cuda"),
+            "no such device",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the device"),
+        ),
     ],
 )
 def test_the_command_names_a_wrong_argument(tmp_path, capsys, arguments, said):

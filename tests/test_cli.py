@@ -85,7 +85,7 @@ def test_errors_are_one_line(model_folder, prompt, tmp_path, capsys):
     assert "empty" in failure(capsys, *base[:2], _file(tmp_path, b"  \n"), *base[3:], *known)
     assert "binary" in failure(capsys, *base[:2], _file(tmp_path, b"\x7fELF\0\0"), *base[3:], *known)
     assert "UTF-8" in failure(capsys, *base[:2], _file(tmp_path, b"caf\xe9"), *base[3:], *known)
-    assert "No such file" in failure(capsys, *base[:2], tmp_path / "missing", *base[3:], *known)
+    assert f"{tmp_path / 'missing'}: No such file" in failure(capsys, *base[:2], tmp_path / "missing", *base[3:], *known)
     assert "config.json" in failure(capsys, *base, "--model", tmp_path)
     assert "layers are 0 to 1" in failure(capsys, *base, *known, "--cut", "100", "--pin-layers", "5")
     assert "device" in failure(capsys, *base, *known, "--device", "abacus")
@@ -163,7 +163,9 @@ def test_help_names_every_setting(capsys):
             cli.main(args)
         assert caught.value.code == 0
     out = capsys.readouterr().out
-    assert all(f"--{name.replace('_', '-')}" in out for name in cli.SampleAttentionConfig().to_dict())
+    settings = cli.SampleAttentionConfig().to_dict()
+    assert all(f"--{name.replace('_', '-')}" in out for name in settings)
+    assert cli.meanings().keys() == settings.keys() and "recall that rows shall keep" in " ".join(out.split())
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")

@@ -65,9 +65,12 @@ def _arguments(args) -> tuple[list[str], list[int] | None, Shape]:
     if unknown:
         raise ValueError(f"--only knows no {', '.join(unknown)}; it knows {', '.join(NAMES)}")
     lengths = [int(text) for text in args.lengths.split(",")] if args.lengths else None
-    if min(lengths or [1]) < 1 or not 0 < args.density <= 1 or args.heads % args.kv_heads:
-        raise ValueError("lengths must be positive, density above 0 and at most 1, heads a multiple of kv-heads")
+    counts = (*(lengths or ()), args.heads, args.kv_heads, args.head_dim)
+    if min(counts) < 1 or not 0 < args.density <= 1 or args.heads % args.kv_heads:
+        raise ValueError("lengths must be positive, sizes too, density above 0 and at most 1, heads a multiple of kv-heads")
     device = torch.device(args.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"{args.device} can't be used: torch finds no such device on this machine; choose --device cpu")
     dtype = getattr(torch, args.dtype or ("bfloat16" if device.type == "cuda" else "float32"))
     return names, lengths, Shape(args.heads, args.kv_heads, args.head_dim, dtype, device)
 
