@@ -1,6 +1,6 @@
 // The board of all heads on a canvas: one cell a head, coloured by a number; query heads that share keys stand together.
 // Below it a list of heads with small pictures. A click shows a head's picture, Enter or a double click opens it; with Shift it is compared.
-const LEFT = 60, TOP = 34, GAP = 8, MARGIN = 54, BESIDE = 10, MOST_WIDE = 96, MOST_HIGH = 32, BELOW = 470;
+const LEFT = 60, TOP = 34, GAP = 8, MARGIN = 54, BESIDE = 10, MOST_WIDE = 160, HIGH = 32, BELOW = 470;
 const STEPS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
 
 function mix(ramp, x) {
@@ -58,7 +58,8 @@ class Board {
     const { data } = this;
     if (!data || !this.scroll.clientWidth) return;
     const gaps = (data.kv_heads - 1) * this.gap, room = this.scroll.clientWidth - 4 - LEFT - BESIDE - MARGIN - gaps;
-    const wide = clamp(Math.floor(room / data.heads), 12, MOST_WIDE), high = clamp(Math.floor((window.innerHeight - BELOW) / data.layers), 12, MOST_HIGH);
+    const wide = clamp(Math.floor(room / data.heads), 12, MOST_WIDE);
+    const high = Math.floor(clamp((window.innerHeight - BELOW) / data.layers, 12, Math.max(HIGH, wide / 3)));
     if (!always && wide === this.wide && high === this.high) return;
     Object.assign(this, { wide, high, span: wide * data.heads + gaps, tall: high * data.layers });
     const dense = window.devicePixelRatio || 1, width = LEFT + this.span + BESIDE + MARGIN, height = TOP + this.tall + BESIDE + high;

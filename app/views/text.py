@@ -142,7 +142,7 @@ def _outcome() -> None:
     session.keep_job(None)
     if job.state == "done":
         session.open_trace(job.result)
-        session.say(f"Recorded in {job.elapsed:.0f} s. Start, Heads, Map, Recall, Speed and Output now show your text.")
+        session.say(f"Recorded in {job.elapsed:.0f} s. All pages now show your text.")
         session.go_to("overview")
     else:
         st.error(reading.plain(recording.sentence(job.error)), icon=":material/error:")
