@@ -74,6 +74,7 @@ def _what_is_open(opened, name: str) -> None:
         f"{' · demo' if opened.demo else ''}{state}"
     )
     first = session.first_head()
+    session.start_at(layer=first[0], head=first[1])
     key = "no_head" if name in HEADLESS else "head_choice"
     with choice.container(key=key, horizontal=True, vertical_alignment="center", horizontal_alignment="right"):
         for i, (name, count) in enumerate((("layer", trace.layers), ("head", trace.heads))):

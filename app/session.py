@@ -120,8 +120,7 @@ def close_second() -> None:
     """Take B from the open trace again."""
     st.session_state.pop("second", None)
     st.query_params.pop("trace_b", None)
-    for key in ("layer_b", "head_b"):
-        st.session_state.pop(key, None)
+    _forget("layer_b", "head_b")
 
 
 def _from_link(name: str) -> Opened | None:
@@ -190,8 +189,23 @@ def open_demo() -> None:
 def _show(opened: Opened, keep_view: bool = False) -> None:
     _forget_oldest()
     st.session_state["opened"] = opened
-    for key in () if keep_view else ("layer", "head", *WHAT_IF.values()):
+    if not keep_view:
+        _forget("layer", "head", *WHAT_IF.values())
+
+
+def _forget(*keys: str) -> None:
+    for key in keys:
         st.session_state.pop(key, None)
+    st.session_state["forgotten"] = st.session_state.get("forgotten", set()) | set(keys)
+
+
+def start_at(**values: int) -> None:
+    """Give widgets that are about to be drawn the values of what was just opened. Left alone, they would go on showing those of
+    what was open before, while the page uses their defaults."""
+    forgotten = st.session_state.get("forgotten", set())
+    for key in forgotten & values.keys():
+        st.session_state[key] = values[key]
+        forgotten.discard(key)
 
 
 def shown_head() -> tuple[int, int]:

@@ -238,7 +238,7 @@ def test_each_level_has_its_size_and_pinned_heads_are_checked(monkeypatch, demo)
                            pin_bytes=4) for level in LEVELS]  # fmt: skip
     options = app.segmented_control(key="level").options
     assert options == [f"{level} · {readable(size)}" for level, size in zip(LEVELS, sizes, strict=True)]
-    assert f"About {readable(sizes[2])} on disk" in words(app)
+    assert f"*pinned*, about {readable(sizes[2])} on disk" in words(app)
     for wrong, part in (("3", "Name the heads"), ("9.0", "layers are 0 to 7"), ("", "Name the heads")):
         app.text_input(key="pins").set_value(wrong).run()
         assert part in words(app) and next(button for button in app.button if button.label == "Run").disabled

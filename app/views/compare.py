@@ -27,6 +27,7 @@ def _choose(other, layer: int, head: int, another: bool) -> tuple[int, int]:
     """B's trace, layer and head; at first the next head after A's."""
     trace = other.trace
     usual = min(layer, trace.layers - 1), (head + 1) % trace.heads
+    session.start_at(layer_b=usual[0], head_b=usual[1])
     with st.container(horizontal=True, vertical_alignment="center"):
         st.markdown("**A** is the layer and head above. **B** is layer", width="content")
         layer_b = _number("Layer of B", "layer_b", trace.layers, usual[0])

@@ -5,6 +5,7 @@ import time
 
 import pytest
 from driver import BOARD, CHROMIUM, MAP, ROOT, cell_of, settle
+from synthetic_trace import write_synthetic_trace
 
 from sampleattn.trace import Trace
 
@@ -76,6 +77,23 @@ def test_a_bad_trace_is_refused_and_what_was_open_stays(page, url, demo):
     assert facts(page) == before
     page.get_by_role("button", name="Close").click()
     assert page.get_by_text("demo").first.is_visible()
+
+
+def test_another_trace_starts_at_a_head_of_its_own(page, url, tmp_path):
+    write_synthetic_trace(tmp_path / "t", layers=2, heads=4, tokens=640, title="Another prompt")
+    page.goto(f"{url}/?layer=5&head=5")
+    page.locator(f'{MAP}[data-layer="5"]').wait_for()
+    page.get_by_role("button", name="Open a trace").click()
+    place = page.get_by_label("or a trace folder")
+    place.fill(str(tmp_path / "t"))
+    place.press("Tab")
+    settle(page)
+    page.get_by_role("dialog").get_by_test_id("stBaseButton-primary").click()
+    page.get_by_text("Another prompt").wait_for()
+    page.locator(f'{MAP}[data-tokens="640"]').wait_for()
+    settle(page)
+    seen = facts(page)
+    assert [page.get_by_role("combobox").nth(n).input_value() for n in range(2)] == [seen["layer"], seen["head"]]
 
 
 def test_two_tabs_keep_their_settings_apart(chromium, url):

@@ -121,6 +121,7 @@ def test_another_trace_for_b_shows_the_same_part_of_it(page, url, chromium, tmp_
     page.locator(view("a", layer=1, view="512,256,256")).wait_for()
     assert not page.locator('.view[data-name="difference"]').is_visible()
     settle(page)
+    assert [page.get_by_label(f"{name} of B").input_value() for name in ("Layer", "Head")] == ["0", "1"]
     assert "trace_b=" in page.url
     other = chromium.new_context(viewport={"width": 1280, "height": 800}).new_page()
     other.goto(page.url)
