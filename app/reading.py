@@ -107,6 +107,13 @@ def least_recall(trace, layer: int, head: int) -> tuple[float, str]:
     return float(recall.min()), rows_of_part(trace, parts, part)
 
 
+def most_missed(trace, layer: int, head: int, row: int) -> tuple[int, float]:
+    """The key outside the kept tiles that a row of a pinned head attends to most, and its exact weight; (0, 0) without one."""
+    _, missed = trace.window_planes(layer, head, (row, row + 1), (0, trace.length), cell=1)
+    key = int(missed[0].argmax())
+    return key, float(missed[0, key])
+
+
 def rows_of_part(trace, parts: int, part: int) -> str:
     """The rows of one of `parts` equal parts of the prompt, in words: "row 17", "rows 256 to 511"."""
     begin, end = cell_edges(trace.length, parts)[part : part + 2].tolist()

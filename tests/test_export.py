@@ -60,6 +60,16 @@ def test_text_is_escaped_and_made_visible(trace):
     assert reading.excerpt(trace, 10, 10_000, 20).endswith("…")
 
 
+def test_what_a_row_missed_most_is_its_greatest_weight_in_a_dropped_tile():
+    trace = Trace.load(reading.ROOT / "data" / "traces" / "demo.zip")
+    row = int(trace.recall(3, 4).argmin())
+    weights = trace.window(3, 4, (row, row + 1), (0, trace.length), (1, trace.length))[0]
+    dropped = ~trace.block_mask(3, 4)[row // 128].repeat(128)[: trace.length]
+    key, weight = reading.most_missed(trace, 3, 4, row)
+    assert dropped[key] and weight == weights[dropped].max() == weights[key] > 0
+    assert trace.recall(3, 4)[row] + weights[dropped].sum() == pytest.approx(1, abs=2e-3)
+
+
 def test_headline_takes_the_longest_length_that_has_both(tmp_path):
     path = tmp_path / "b.csv"
     names = COLUMNS

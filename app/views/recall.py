@@ -30,28 +30,35 @@ def page() -> None:
 
     parts.heading(f"{title}.", "exact", lambda: export.menu(f"recall_layer{layer}_head{head}", chart, opened, "recall"))
     st.plotly_chart(interactive.figure(chart()), key="recall_chart", alt=title)
-    worst_rows, meaning = st.columns([1.6, 1], gap="medium")
-    with worst_rows:
-        if known == trace.length:
-            _worst(trace, recall, layer)
-        else:
-            _worst_parts(trace, layer, head)
-    with meaning:
-        _meaning(trace)
+    if known == trace.length:
+        _worst(trace, recall, layer, head)
+    else:
+        _worst_parts(trace, layer, head)
+    _meaning(trace)
 
 
-def _worst(trace, recall, layer) -> None:
+def _worst(trace, recall, layer, head) -> None:
     order = np.argsort(recall, kind="stable")[:WORST].tolist()
     sampled = set(trace.rows(layer).tolist())
-    st.markdown("**The rows that keep the least** of their attention, with the text before them")
+    columns = {
+        "row": order,
+        "recall": recall[order],
+        "sampled": ["yes" if row in sampled else "no" for row in order],
+        "token": [reading.excerpt(trace, row, row + 1, 24) for row in order],
+        "text before it": [reading.text_before(trace, row, 48) for row in order],
+    }
+    pinned = trace.pinned(layer, head)
+    if pinned:
+        keys, weights = zip(*(reading.most_missed(trace, layer, head, row) for row in order), strict=True)
+        columns |= {
+            "missed most": weights,
+            "at key": keys,
+            "text up to that key": [reading.text_before(trace, key + 1, 48) for key in keys],
+        }
+    what = "the text before them, and the greatest single weight that each missed" if pinned else "the text before them"
+    st.markdown(f"**The rows that keep the least** of their attention, {what} (exact)")
     st.dataframe(
-        {
-            "row": order,
-            "recall": recall[order],
-            "sampled": ["yes" if row in sampled else "no" for row in order],
-            "token": [reading.excerpt(trace, row, row + 1, 24) for row in order],
-            "text before it": [reading.text_before(trace, row, 50) for row in order],
-        },
+        columns,
         hide_index=True,
         height="content",
         column_config={
@@ -59,8 +66,12 @@ def _worst(trace, recall, layer) -> None:
             "recall": st.column_config.NumberColumn(format="%.3f", width=65),
             "sampled": st.column_config.TextColumn(width=70),
             "token": st.column_config.TextColumn(width=90),
+            "missed most": st.column_config.NumberColumn(format="%.3f", width=90),
+            "at key": st.column_config.NumberColumn(format="localized", width=70),
         },
     )
+    if not pinned:
+        st.caption("What these rows missed is told of pinned heads: *Map* pins this one.")
 
 
 def _worst_parts(trace, layer, head) -> None:
@@ -97,8 +108,8 @@ def _meaning(trace) -> None:
         if config.selection == "joint"
         else "columns and slashes are added until they hold their share of the *sampled* attention"
     )
-    st.markdown("**What the target means, and what it does not**")
     st.markdown(
+        "**What the target means, and what it does not.** "
         f"Recall of a row is the share of its dense attention that lies in the tiles computed. "
         f"The target is an aim, not a guarantee: {aim}. "
         "Rows that were not sampled may fall short, and the worst row often does. The numbers above are exact: every row was "
