@@ -68,8 +68,9 @@ def _what_is_open(opened, name: str) -> None:
     trace = opened.trace
     line, choice = st.columns([3, 1], vertical_alignment="center")
     state = "" if trace.complete else " · recording stopped early, layers recorded so far"
+    elsewhere = "On the other pages now: " if name == TEXT else ""
     line.markdown(
-        f"## {QUESTIONS[name]}\n\n**{plain(title(trace))}** · {trace.length:,} tokens · {plain(model_name(trace))}, "
+        f"## {QUESTIONS[name]}\n\n{elsewhere}**{plain(title(trace))}** · {trace.length:,} tokens · {plain(model_name(trace))}, "
         f"{counted(trace.layers, 'layer')} × {counted(trace.heads, 'head')} · target {trace.config.cra:g}"
         f"{' · demo' if opened.demo else ''}{state}"
     )
