@@ -70,8 +70,17 @@ def whole_trace(path: Path) -> bytes:
 
 def menu(name: str, chart: Callable[[], Chart], opened, key: str) -> None:
     """A menu with the figure as PNG, SVG, PDF and HTML, its values as NPZ and CSV, the config and the whole trace."""
+    menu_of({name: (name, chart, opened)}, key)
+
+
+def menu_of(figures: dict[str, tuple], key: str) -> None:
+    """The menu of one of several figures, chosen in it: label -> (name of its files, chart, the opened trace that it is of)."""
     with st.popover("Export", icon=":material/download:", width="content"):
         st.caption("Made when you click. Every figure carries model, prompt hash, layer, head and settings.")
+        chosen = next(iter(figures))
+        if len(figures) > 1:
+            chosen = st.segmented_control("Of", list(figures), default=chosen, required=True, key=f"{key}_of")
+        name, chart, opened = figures[chosen]
         pictures, values, rest = st.columns(3)
         for column, heading, files in (
             (pictures, "Figure", [(kind.upper(), f"{name}.{kind}", _picture(chart, kind)) for kind in ("png", "svg", "pdf")]

@@ -99,6 +99,15 @@ def comparable(a, b) -> bool:
     return a[0].length == b[0].length
 
 
+def linked_states(a, b, state: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """The states in which A and B, each (trace, layer, head), are seen side by side: the same part of each prompt, and for the
+    greatest weights one colour range."""
+    high = max(head_map.colour_range(trace.overview(layer, head))[1] for trace, layer, head in (a, b))
+    shared = state | {"lock": f"{high:.4g}" if state["pool"] == "max" else "off"}
+    part, numbers = b[0].length / a[0].length, filter(None, state["view"].split("."))
+    return shared, shared | {"view": ".".join(str(round(int(n) * part)) for n in numbers)}
+
+
 def difference(a, b, view: str, pool: str = "max") -> tuple[np.ndarray, tuple[int, int], tuple[int, int]]:
     """The weights of A minus those of B in a view, its rows and its columns; exact if both heads are pinned (see `window`)."""
     exact = all(trace.pinned(layer, head) for trace, layer, head in (a, b))

@@ -199,9 +199,15 @@ def test_a_difference_is_exact_only_if_both_heads_are_pinned(trace):
     assert weights.shape[0] < 64 and rows[0] <= 600 and rows[1] >= 664
 
 
-def test_maps_of_other_lengths_are_not_subtracted(trace, tmp_path):
-    write_synthetic_trace(tmp_path / "t", layers=1, heads=2, tokens=300)
-    assert not map_feed.comparable((trace, 0, 0), (Trace.load(tmp_path / "t"), 0, 0))
+def test_maps_of_other_lengths_are_not_subtracted_but_seen_side_by_side(trace, tmp_path):
+    write_synthetic_trace(tmp_path / "t", layers=1, heads=2, tokens=TOKENS // 2)
+    a, b = (trace, 0, 0), (Trace.load(tmp_path / "t"), 0, 0)
+    assert not map_feed.comparable(a, b)
+    first, second = map_feed.linked_states(a, b, map_feed.USUAL | {"view": "400.200.100"})
+    assert (first["view"], second["view"]) == ("400.200.100", "200.100.50")
+    highest = max(float(side.overview(0, 0).max()) for side, *_ in (a, b))
+    assert first["lock"] == second["lock"] and float(first["lock"]) == pytest.approx(highest, rel=1e-3)
+    assert map_feed.linked_states(a, b, map_feed.USUAL)[1]["view"] == ""
 
 
 @pytest.mark.parametrize("pool", ["mean", "sum"])

@@ -19,7 +19,7 @@ def page() -> None:
     layer_b, head_b = _choose(other, layer, head, other is not opened)
     a, b = (opened.trace, layer, head), (other.trace, layer_b, head_b)
     if all(parts.drawable(trace, at) for trace, at, _ in (a, b)):
-        _maps(opened, a, b)
+        _maps(opened, other, a, b)
         _table(a, b)
 
 
@@ -48,16 +48,14 @@ def _number(name: str, key: str, count: int, usual: int) -> int:
 
 
 @st.fragment
-def _maps(opened, a, b) -> None:
+def _maps(opened, other, a, b) -> None:
     state = session.map_state()
     sentence = _sentence(a, b)
     with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
         with st.container(horizontal=True, vertical_alignment="center"):
             st.markdown(f"**{reading.plain(sentence)}**", width="content")
             parts.badge("exact")
-        if map_feed.comparable(a, b):
-            name = "_minus_".join(f"layer{layer}_head{head}" for _, layer, head in (a, b))
-            export.menu(f"map_{name}", lambda: _chart(a, b, state, sentence), opened, "compare")
+        export.menu_of(_figures(opened, other, a, b, state, sentence), "compare")
     buffer = map_feed.comparison((a, b), (_title("A", *a), _title("B", *b)), session.asked(KEY), state, below=486)
     map_compare(buffer, KEY, lambda: session.keep_map_state(KEY))
 
@@ -80,6 +78,18 @@ def shared_tiles(a, b) -> float:
     """Tiles that both heads compute / tiles that either does."""
     first, second = (trace.block_mask(layer, head) for trace, layer, head in (a, b))
     return float((first & second).sum() / max((first | second).sum(), 1)) if first.shape == second.shape else float("nan")
+
+
+def _figures(opened, other, a, b, state, sentence) -> dict[str, tuple]:
+    """The figures to export: the difference, if there is one, and both maps with one window and one colour scale."""
+    names = [f"layer{layer}_head{head}" for _, layer, head in (a, b)]
+    figures = {}
+    if map_feed.comparable(a, b):
+        figures["A − B"] = f"map_{'_minus_'.join(names)}", lambda: _chart(a, b, state, sentence), opened
+    state_a, state_b = map_feed.linked_states(a, b, state)
+    figures["A"] = f"map_a_{names[0]}", lambda: parts.map_chart(*a, state_a), opened
+    figures["B"] = f"map_b_{names[1]}", lambda: parts.map_chart(*b, state_b), other
+    return figures
 
 
 def _chart(a, b, state, sentence):

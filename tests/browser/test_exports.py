@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from driver import CHROMIUM, MAP, settle
 from PIL import Image
+from synthetic_trace import write_synthetic_trace
 
 from sampleattn.trace import Trace
 
@@ -48,6 +49,28 @@ def exported(page, button: int, folder) -> dict:
         files[label] = folder / download.value.suggested_filename
         download.value.save_as(files[label])
     return files
+
+
+def test_compare_exports_both_maps_where_nothing_is_subtracted(page, url, tmp_path):
+    write_synthetic_trace(tmp_path / "t", layers=2, heads=4, tokens=640, title="Another prompt")
+    page.goto(f"{url}/compare?layer={LAYER}&head={HEAD}")
+    page.get_by_role("button", name="Another trace for B").click()
+    place = page.get_by_label("or a trace folder")
+    place.fill(str(tmp_path / "t"))
+    place.press("Tab")
+    settle(page)
+    page.get_by_role("dialog").get_by_test_id("stBaseButton-primary").click()
+    page.get_by_text("of Another prompt, 640 tokens").wait_for()
+    settle(page)
+    page.get_by_role("button", name="Export").click()
+    page.get_by_role("radio", name="B").click()
+    settle(page)
+    with page.expect_download() as download:
+        page.get_by_role("button", name="NPZ", exact=True).click()
+    other = Trace.load(tmp_path / "t")
+    data = np.load(io.BytesIO(download.value.path().read_bytes()))
+    assert download.value.suggested_filename == "map_b_layer1_head1.npz"
+    np.testing.assert_array_equal(data["weights"], other.overview(1, 1))
 
 
 def pdf_objects(data: bytes) -> list[bytes]:
