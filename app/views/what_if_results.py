@@ -17,7 +17,7 @@ def show(opened, known, config) -> None:
         nothing_sampled()
         return
     beside = opened.trace.heads <= BESIDE
-    board, curve = st.columns([1.1, 1], gap="medium") if beside else (st.container(), st.container(width=900))
+    board, curve = st.columns([1.1, 1], gap="medium") if beside else (st.container(), st.container())
     with board:
         _board(opened, known, config)
     with curve:
