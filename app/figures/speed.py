@@ -6,7 +6,7 @@ import numpy as np
 
 from app.figures.chart import Bars, Chart, Line, Span
 from app.figures.palette import DENSE, KEPT, MUTED, OTHER, SPARSE
-from sampleattn.bench.rows import WORDS, label, tokens
+from sampleattn.bench.rows import BY_TARGET, WORDS, label, tokens
 
 
 def seconds(value: float) -> str:
@@ -100,7 +100,7 @@ def roofline(rows: list[dict], roof, intensity, title, footer) -> Chart:
         log_x=True,
         log_y=True,
         x_ticks=_decades(x),
-        y_ticks=_decades([y for line in lines for y in line.y], (1, 2, 5)),
+        y_ticks=_decades([y for line in lines for y in line.y]),
         height=430,
     )
 
@@ -123,8 +123,9 @@ SHADES = {
 }
 
 
-def _decades(values, steps=(1,)) -> tuple[tuple[float, str], ...]:
-    """Ticks of a logarithmic axis: `steps` of each power of ten that the values reach."""
+def _decades(values) -> tuple[tuple[float, str], ...]:
+    """Ticks of a logarithmic axis: the powers of ten that the values reach; of less than two decades also their 2 and 5 fold."""
+    steps = (1, 2, 5) if max(values) < 100 * min(values) else (1,)
     low, high = np.floor(np.log10(min(values))), np.ceil(np.log10(max(values)))
     ticks = [step * 10.0**power for power in np.arange(low, high + 1) for step in steps]
     return tuple((tick, f"{tick:,g}") for tick in ticks)
@@ -139,6 +140,8 @@ def _place(curve):
 def _curve(what, implementation, points, x=None, y=None) -> Line:
     points = sorted(points, key=lambda row: row["length"])
     colour, symbol = SHADES.get(implementation.split(",")[0]) or STYLE.get(what, (MUTED, "circle"))
+    if label(what, implementation).endswith(BY_TARGET):
+        symbol = "square"
     hover = [
         f"{label(what, implementation)}, {row['length']:,.0f} tokens{_tiles(row)}: {row['median_ms']:.3g} ms "
         f"({row['p20_ms']:.3g} to {row['p80_ms']:.3g}){_rate(row)}"

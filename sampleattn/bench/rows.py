@@ -19,6 +19,7 @@ WORDS = {
     "index_lists": "index lists",
     "row_logsumexp": "logsumexp of every row",
 }
+BY_TARGET = "tiles by target"
 RIVALS = {
     "cudnn": "cuDNN",
     "flash": "FlashAttention-2",
@@ -91,7 +92,7 @@ def label(what: str, implementation: str) -> str:
 
 def _choice(choice: str) -> str:
     kind, _, share = choice.partition(" ")
-    return f"{_number(share):.0%} of the tiles" if kind == "density" else "tiles by target"
+    return f"{_number(share):.0%} of the tiles" if kind == "density" else BY_TARGET
 
 
 def tokens(length: float) -> str:
