@@ -49,7 +49,7 @@ def message(trace, layer: int, head: int, asked: dict | None, state: dict, compa
 
     asked: {"serial", "holds": {"prompt", "heads"}, "head", "pool", "tiles": [[level, i, j], ...]} from the browser, or None: the
     ids of what it holds, and tiles of the head it shows. state: as `checked_state` gives it. below: the height of the rest of the
-    page, in pixels. compact: no zoom, no panel.
+    page, in pixels where its font has 16. compact: no zoom, no panel.
     The prompt's text goes only to a browser that has asked: the first picture does not wait for it.
     Tiles are computed for SECONDS at most, but at least one a worker; the browser asks again for the rest.
     """

@@ -60,7 +60,7 @@ def drawable(trace, layer: int) -> bool:
 
 @st.fragment
 def show_map(opened, layer: int, head: int, below: int) -> None:
-    """Paint the head's whole map; `below` is the height of the rest of the page, in pixels."""
+    """Paint the head's whole map; `below` is the height of the rest of the page, in pixels where its font has 16."""
     state = map_feed.checked_state(None)
     buffer = map_feed.message(opened.trace, layer, head, session.asked("map_picture"), state, compact=True, below=below)
     map_canvas(buffer, "map_picture", lambda: None)

@@ -31,7 +31,7 @@ def _map(opened, layer, head) -> None:
             f"A summary holds a small picture of each head ({len(trace.overview(layer, head))} cells a side, weights rounded); "
             "record at level explore for 512 a side, or record this head exactly."
         )
-    parts.explore_map(opened, layer, head, below=388)
+    parts.explore_map(opened, layer, head, below=396)
 
 
 def _sentence(trace, layer, head) -> str:

@@ -46,7 +46,7 @@ def page() -> None:
 
 def _picture(opened, layer, head) -> None:
     if parts.drawable(opened.trace, layer):
-        parts.show_map(opened, layer, head, below=486)
+        parts.show_map(opened, layer, head, below=504)
         parts.go_to("map", f"Open layer {layer}, head {head} in Map, with its columns and slashes", ":material/grid_on:")
 
 

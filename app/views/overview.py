@@ -32,7 +32,7 @@ def page() -> None:
                 f"map_layer{layer}_head{head}", lambda: parts.map_chart(trace, layer, head, map_feed.USUAL), opened, "overview"
             ),
         )
-        parts.show_map(opened, layer, head, below=322)
+        parts.show_map(opened, layer, head, below=344)
     with words, st.container(key="start"):
         _numbers(trace, layer, head)
         _actions(opened)

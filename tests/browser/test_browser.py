@@ -120,6 +120,10 @@ def test_nothing_is_cut_off(page, url, width, height):
         settle(page)
         assert page.evaluate("document.documentElement.scrollWidth") <= width, name
         assert page.get_by_test_id("stException").count() == 0, name
+        if name in ("", "map"):
+            page.locator(MAP).wait_for()
+            settle(page)
+            assert page.evaluate("document.querySelector('[data-testid=stMain]').scrollHeight") <= height, name
 
 
 @pytest.mark.skipif(not (ROOT / "data" / "model" / "config.json").is_file(), reason="the bundled model is not in data/model")

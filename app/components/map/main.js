@@ -213,7 +213,8 @@ class MapView {
   fit() {
     const { host, margin } = this, room = host.clientWidth - margin.left - margin.right - (this.panel ? PANEL : 0);
     if (!this.head || !host.clientWidth) return;
-    const side = Math.max(260, Math.min(room, Math.max(320, window.innerHeight - this.below)));
+    const larger = parseFloat(getComputedStyle(document.documentElement).fontSize) / 16;
+    const side = Math.max(260, Math.min(room, Math.max(320, window.innerHeight - this.below * larger)));
     if (side === this.side) return;
     this.side = Math.floor(side);
     const width = this.side + margin.left + margin.right, height = this.side + margin.top + margin.bottom, dense = window.devicePixelRatio || 1;
