@@ -14,13 +14,13 @@ def block_index_lists(block_mask, queries, keys, key_range=None, block_size=128)
 
     block_mask bool [B, H, query blocks, key blocks], any strides; queries, keys: the counts Nq and Nk; key_range int32 [B, 2].
     Returns ids [B, H, query blocks, key blocks] (int16, or int32 from 32768 key blocks on), of which the first spans[..., 2] are
-    written, and spans int32 [B, H, query blocks, 3]: the entries spans[..., 0] .. spans[..., 1] - 1 need no mask (every row sees
-    every key), the other ones up to spans[..., 2] do.
+    written, and spans int32 [B, H, query blocks, 4]: the entries spans[..., 0] .. spans[..., 1] - 1 need no mask (every row sees
+    every key), the other ones up to spans[..., 2] do; spans[..., 3] is 0 (the first of them counts for the Hopper forward).
     """
     check_block_size(block_size)
     batch, heads, query_blocks, key_blocks = block_mask.shape
     ids = torch.empty(block_mask.shape, dtype=torch.int16 if key_blocks < 2**15 else torch.int32, device=block_mask.device)
-    spans = torch.empty(batch, heads, query_blocks, 3, dtype=torch.int32, device=block_mask.device)
+    spans = torch.empty(batch, heads, query_blocks, 4, dtype=torch.int32, device=block_mask.device)
     launch(
         _lists, (query_blocks, batch * heads),
         (block_mask, ids, spans, key_range), (*block_mask.stride(), heads, queries, keys, key_blocks),
@@ -55,6 +55,7 @@ def _lists(
         count += tl.sum(kept, 0)
         before += tl.sum(tl.where(tiles < full_begin, kept, 0), 0)
         until += tl.sum(tl.where(tiles < full_end, kept, 0), 0)
-    tl.store(spans_ptr + out * 3, before)
-    tl.store(spans_ptr + out * 3 + 1, until)
-    tl.store(spans_ptr + out * 3 + 2, count)
+    tl.store(spans_ptr + out * 4, before)
+    tl.store(spans_ptr + out * 4 + 1, until)
+    tl.store(spans_ptr + out * 4 + 2, count)
+    tl.store(spans_ptr + out * 4 + 3, 0)

@@ -94,8 +94,8 @@ def _forward(
     v_ptr += batch * sv_b + head // group * sv_h
     place = row.to(tl.int64) * query_blocks + block
     ids_ptr += place * key_blocks
-    full_begin, full_end = tl.load(spans_ptr + place * 3), tl.load(spans_ptr + place * 3 + 1)
-    count = tl.load(spans_ptr + place * 3 + 2)
+    full_begin, full_end = tl.load(spans_ptr + place * 4), tl.load(spans_ptr + place * 4 + 1)
+    count = tl.load(spans_ptr + place * 4 + 2)
 
     rows = block * BLOCK + tl.arange(0, BLOCK)
     positions = rows + Nk - Nq

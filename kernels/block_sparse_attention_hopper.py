@@ -7,18 +7,18 @@ is the step done again with its own maximum. (FlashAttention-4 rescales as rarel
 
 from typing import NamedTuple
 
-import torch
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma, warpgroup_mma, warpgroup_mma_wait
 
-from .hopper import descriptor, multiprocessors, real_keys
+from .hopper import Descriptor, multiprocessors, real_keys
 from .hopper_softmax import declare_too_large, masked_scores, shrink, softmax, thread_sums, too_large
-from .launch import launch, padded
+from .launch import cdiv, launch, padded
 from .primitives import LOG2_E
 
 BLOCK = gl.constexpr(128)  # rows and keys of a tile
 HALF = gl.constexpr(64)  # rows of a warpgroup
+CACHED = 24 << 20  # bytes of keys and values that heads side by side share the cache with
 
 
 class Config(NamedTuple):
@@ -42,51 +42,102 @@ CONFIGS = {  # by the larger padded head_dim
 def block_sparse_attention_hopper(q, k, v, ids, spans, key_range, out, lse, scale):
     """Fill out [B, Hq, Nq, Dv] and lse [B, Hq, Nq], both contiguous; arguments as checked by `block_sparse_attention`, the
     lists as `block_index_lists` makes them. The programs that fit on the GPU at once take query blocks from a queue."""
+    _launch(q, k, v, ids, spans, key_range, out, lse, scale, dense=False)
+
+
+def causal_attention_hopper(q, k, v, out, scale):
+    """Fill out [B, Hq, Nq, Dv], contiguous, with attention over all keys. The programs share out the query blocks beforehand."""
+    _launch(q, k, v, out, out, None, out, out, scale, dense=True)  # out stands for the lists and the logsumexp that there are not
+
+
+def _launch(q, k, v, ids, spans, key_range, out, lse, scale, dense):
     (batch, heads, queries, head_dim), (kv_heads, keys), value_dim = q.shape, k.shape[1:3], v.shape[3]
-    query_blocks, key_blocks = ids.shape[2:]
+    query_blocks = cdiv(queries, BLOCK.value)
     config = CONFIGS[max(padded(head_dim), padded(value_dim))]
-    taken = torch.zeros(1, dtype=torch.int32, device=q.device)
     launch(
         _forward, (min((1 if config.overlap else 2) * multiprocessors(q.device), query_blocks * batch * heads),),
-        (descriptor(q, 64), descriptor(k, config.keys), descriptor(v, config.keys), ids, spans, taken, key_range, out, lse),
-        (batch * heads, heads, heads // kv_heads, queries, keys, query_blocks, key_blocks, scale * LOG2_E),
-        HAS_RANGE=key_range is not None, DV=value_dim, STAGES=config.stages, OVERLAP=config.overlap,
+        (Descriptor(q, 64), Descriptor(k, config.keys), Descriptor(v, config.keys), ids, spans, key_range, out, lse),
+        (batch * heads, heads, heads // kv_heads, queries, keys, query_blocks, cdiv(keys, BLOCK.value),
+         max(CACHED // (keys * (head_dim + value_dim) * k.element_size()), 1) * heads // kv_heads, scale * LOG2_E),
+        HAS_RANGE=key_range is not None, DENSE=dense, DV=value_dim, STAGES=config.stages, OVERLAP=config.overlap,
         REGISTERS=config.registers[1], num_warps=4, maxnreg=config.registers[0],
     )  # fmt: skip
 
 
 @gluon.jit
-def _work(index, all_heads, query_blocks):
-    """Query block and row of heads of a piece of work: the last query blocks of all heads, kept in full, come first; then head by
-    head, from the last block down, so that programs that run together read the same keys."""
-    rest = query_blocks - 1
-    later = gl.maximum(index - all_heads, 0)
-    first = index < all_heads
-    return gl.where(first, rest, rest - 1 - later % gl.maximum(rest, 1)), gl.where(first, index, later // gl.maximum(rest, 1))
+def _work(index, sizes, DENSE: gl.constexpr):
+    """Query block and row of heads of a piece of work. Of lists, the last query blocks of all heads, kept in full, come first;
+    then head by head, from the last block down, so that programs that run together read the same keys. DENSE: as many heads side
+    by side as leave their keys in the cache, from the last block down."""
+    all_heads, heads, group, Nq, Nk, query_blocks, key_blocks, together = sizes
+    if DENSE:
+        part = index // (together * query_blocks)
+        index -= part * together * query_blocks
+        width = gl.maximum(gl.minimum(all_heads - part * together, together), 1)
+        return query_blocks - 1 - index // width, part * together + index % width
+    else:
+        rest = query_blocks - 1
+        later = gl.maximum(index - all_heads, 0)
+        first = index < all_heads
+        return gl.where(first, rest, rest - 1 - later % gl.maximum(rest, 1)), gl.where(first, index, later // gl.maximum(rest, 1))
 
 
 @gluon.jit
-def _start(list_ptr, step, full_begin, full_end, masked, KEYS: gl.constexpr):
+def _next(lists, sizes, works, DENSE: gl.constexpr):
+    """The program's next piece of work, or -1. DENSE: every second time the programs take theirs in reverse order, so that all
+    have about as much to do. Else the first ones that are left: the last program to find none sets the queue back."""
+    ids_ptr, spans_ptr, range_ptr = lists
+    total, programs = sizes[0] * sizes[5], gl.num_programs(0)
+    if DENSE:
+        place = gl.where(works & 1 == 1, programs - 1 - gl.program_id(0), gl.program_id(0))
+        index = works * programs + place
+    else:
+        index = gl.atomic_add(spans_ptr + 3, 1)
+        if index == total + programs - 1:
+            gl.store(spans_ptr + 3, 0)
+    return gl.where(index < total, index, -1)
+
+
+@gluon.jit
+def _start(list_ptr, step, full_begin, full_end, masked, KEYS: gl.constexpr, DENSE: gl.constexpr):
     """The first key of a step: the tiles that need a mask come first, then the others, each in BLOCK // KEYS steps."""
     STEPS: gl.constexpr = BLOCK // KEYS
     tile = step // STEPS
     outside = gl.where(tile < full_begin, tile, tile + full_end - full_begin)
-    entry = gl.where(tile < masked, outside, full_begin + tile - masked)
-    return gl.load(list_ptr + entry).to(gl.int32) * BLOCK + step % STEPS * KEYS
+    tile = gl.where(tile < masked, outside, full_begin + tile - masked)
+    if not DENSE:
+        tile = gl.load(list_ptr + tile).to(gl.int32)
+    return tile * BLOCK + step % STEPS * KEYS
 
 
 @gluon.jit
-def _spans(spans_ptr, place, pred):
-    full_begin = gl.load(spans_ptr + place * 3, mask=pred, other=0)
-    full_end = gl.load(spans_ptr + place * 3 + 1, mask=pred, other=0)
-    count = gl.load(spans_ptr + place * 3 + 2, mask=pred, other=0)
+def _list(lists, sizes, block, row, DENSE: gl.constexpr):
+    ids_ptr, spans_ptr, range_ptr = lists
+    if not DENSE:
+        ids_ptr += (row.to(gl.int64) * sizes[5] + block) * sizes[6]
+    return ids_ptr
+
+
+@gluon.jit
+def _spans(lists, sizes, block, row, DENSE: gl.constexpr):
+    """Of a query block's tiles: the first and one-past-last that need no mask, all of them, and those that need one."""
+    ids_ptr, spans_ptr, range_ptr = lists
+    all_heads, heads, group, Nq, Nk, query_blocks, key_blocks, together = sizes
+    if DENSE:
+        first = block * BLOCK + Nk - Nq
+        full_begin, full_end = first * 0, (first + 1) // BLOCK
+        count = gl.cdiv(gl.minimum(first + BLOCK, Nk), BLOCK)
+    else:
+        place = (row.to(gl.int64) * query_blocks + block) * 4
+        full_begin, full_end = gl.load(spans_ptr + place), gl.load(spans_ptr + place + 1)
+        count = gl.load(spans_ptr + place + 2)
     return full_begin, full_end, count, count - (full_end - full_begin)
 
 
 @gluon.jit
-def _masked_start(spans_ptr, list_ptr, place, step, KEYS: gl.constexpr):
-    full_begin, full_end, count, masked = _spans(spans_ptr, place, True)
-    return _start(list_ptr, step, full_begin, full_end, masked, KEYS)
+def _masked_start(lists, sizes, block, row, step, KEYS: gl.constexpr, DENSE: gl.constexpr):
+    full_begin, full_end, count, masked = _spans(lists, sizes, block, row, DENSE)
+    return _start(_list(lists, sizes, block, row, DENSE), step, full_begin, full_end, masked, KEYS, DENSE)
 
 
 @gluon.jit
@@ -110,38 +161,37 @@ def _hear(work_smem, work_full, work_empty, works):
 
 
 @gluon.jit
-def _produce(descs, lists, sizes, buffers, bars, STAGES: gl.constexpr, OVERLAP: gl.constexpr):
-    """Take work from the queue until there is none. A stage holds the keys of a step, and the values of the same step or, with
-    OVERLAP, of the one before: what is used together, so that one barrier each tells that a stage is full or empty."""
+def _produce(descs, lists, sizes, buffers, bars, STAGES: gl.constexpr, OVERLAP: gl.constexpr, DENSE: gl.constexpr):
+    """Take work until there is none. A stage holds the keys of a step, and the values of the same step or, with OVERLAP, of the
+    one before: what is used together, so that one barrier each tells that a stage is full or empty."""
     q_desc, k_desc, v_desc = descs
-    ids_ptr, spans_ptr, taken_ptr, range_ptr = lists
-    all_heads, heads, group, Nq, Nk, query_blocks, key_blocks = sizes
+    all_heads, heads, group, Nq, Nk, query_blocks, key_blocks, together = sizes
     q_smem, k_smem, v_smem, work_smem = buffers
     q_full, q_empty, full, empty, work_full, work_empty = bars
     KEYS: gl.constexpr = k_desc.block_type.shape[2]
     LAG: gl.constexpr = 1 if OVERLAP else 0
     done, works, queries = 0, 0, 0
-    index = gl.atomic_add(taken_ptr, 1)
-    while index >= 0:
-        block, row = _work(index, all_heads, query_blocks)
-        index = gl.where(index < all_heads * query_blocks, index, -1)
-        place = row.to(gl.int64) * query_blocks + block
-        full_begin, full_end, count, masked = _spans(spans_ptr, place, index >= 0)
-        list_ptr = ids_ptr + place * key_blocks
+    index = _next(lists, sizes, works, DENSE)
+    going = True
+    while going:
+        going = index >= 0
+        block, row = _work(gl.maximum(index, 0), sizes, DENSE)
+        full_begin, full_end, count, masked = _spans(lists, sizes, block, row, DENSE)
+        list_ptr = _list(lists, sizes, block, row, DENSE)
         start = count * 0
         if count > 0:
-            start = _start(list_ptr, 0, full_begin, full_end, masked, KEYS)
+            start = _start(list_ptr, 0, full_begin, full_end, masked, KEYS, DENSE)
         mbarrier.wait(work_empty, (works & 1) ^ 1)
         works += 1
         _tell(work_smem, index, count, masked, start)
         mbarrier.arrive(work_full, count=1)
-        if index >= 0:
+        if going:
             batch, head = row // heads, row % heads
             steps = count * (BLOCK // KEYS)
             before = start
             for step in range(0, gl.where(count > 0, steps + LAG, 0)):
                 if (step > 0) & (step < steps):
-                    start = _start(list_ptr, step, full_begin, full_end, masked, KEYS)
+                    start = _start(list_ptr, step, full_begin, full_end, masked, KEYS, DENSE)
                 stage = done % STAGES
                 mbarrier.wait(empty.index(stage), (done // STAGES & 1) ^ 1)
                 keys_too, values_too = step < steps, step >= LAG
@@ -161,7 +211,7 @@ def _produce(descs, lists, sizes, buffers, bars, STAGES: gl.constexpr, OVERLAP: 
                 tma.async_copy_global_to_shared(v_desc, [batch, head // group, values, 0], bar, v_buffer, pred=values_too)
                 before = start
                 done += 1
-            index = gl.atomic_add(taken_ptr, 1)
+            index = _next(lists, sizes, works, DENSE)
 
 
 @gluon.jit
@@ -302,12 +352,13 @@ def _store_layout(width):
 @gluon.jit
 def _consume(
     out, lists, sizes, buffers, bars, scale_log2,
-    HAS_RANGE: gl.constexpr, DV: gl.constexpr, STAGES: gl.constexpr, OVERLAP: gl.constexpr, WHO: gl.constexpr,
+    HAS_RANGE: gl.constexpr, DENSE: gl.constexpr, DV: gl.constexpr, STAGES: gl.constexpr, OVERLAP: gl.constexpr,
+    WHO: gl.constexpr,
 ):  # fmt: skip
     """Attention of 64 rows of each query block; WHO tells which half."""
     out_ptr, lse_ptr = out
-    ids_ptr, spans_ptr, taken_ptr, range_ptr = lists
-    all_heads, heads, group, Nq, Nk, query_blocks, key_blocks = sizes
+    ids_ptr, spans_ptr, range_ptr = lists
+    all_heads, heads, group, Nq, Nk, query_blocks, key_blocks, together = sizes
     q_smem, k_smem, v_smem, work_smem = buffers
     q_full, q_empty, full, empty, work_full, work_empty = bars
     KEYS: gl.constexpr = k_smem.shape[1]
@@ -325,7 +376,7 @@ def _consume(
         _give_turn(0)
     index, count, masked, start = _hear(work_smem, work_full, work_empty, works)
     while index >= 0:
-        block, row = _work(index, all_heads, query_blocks)
+        block, row = _work(index, sizes, DENSE)
         lo, hi = real_keys(range_ptr, row // heads, Nk, HAS_RANGE)
         first = block * BLOCK + WHO * HALF
         ahead = first + Nk - Nq
@@ -334,8 +385,6 @@ def _consume(
         acc = gl.zeros([HALF, BLOCK_DV], gl.float32, out_layout)
         if count > 0:
             steps, masked_steps = count * (BLOCK // KEYS), masked * (BLOCK // KEYS)
-            place = row.to(gl.int64) * query_blocks + block
-            list_ptr = ids_ptr + place * key_blocks
             q = q_smem.index(WHO)
             mbarrier.wait(q_full, queries & 1)
             queries += 1
@@ -353,7 +402,7 @@ def _consume(
                     unmasked = gl.minimum(unmasked + 1, steps)
                 for step in range(1, unmasked):
                     before = start
-                    start = _masked_start(spans_ptr, list_ptr, place, step, KEYS)
+                    start = _masked_start(lists, sizes, block, row, step, KEYS, DENSE)
                     weights, acc, top, total = _overlapped_step(
                         q, weights, acc, top, total, start, before, ahead, lo, hi, scale_log2, done + step, buffers, bars,
                         zero, True, HAS_RANGE, STAGES, WHO,
@@ -375,7 +424,7 @@ def _consume(
             else:
                 for step in range(0, masked_steps):
                     if step > 0:
-                        start = _masked_start(spans_ptr, list_ptr, place, step, KEYS)
+                        start = _masked_start(lists, sizes, block, row, step, KEYS, DENSE)
                     if start >= ahead + HALF:  # keys that no row of this warpgroup sees
                         stage = (done + step) % STAGES
                         mbarrier.wait(full.index(stage), (done + step) // STAGES & 1)
@@ -396,8 +445,9 @@ def _consume(
         total = gl.convert_layout(gl.sum(total, 1), row_layout)
         alive = (rows + Nk - Nq < hi) & (total > 0)
         safe = gl.where(alive, total, 1.0)
-        lse = gl.where(alive, (top + gl.log2(safe)) * 0.6931471805599453, float("-inf"))
-        gl.store(lse_ptr + row.to(gl.int64) * Nq + rows, lse, mask=rows < Nq)
+        if not DENSE:
+            lse = gl.where(alive, (top + gl.log2(safe)) * 0.6931471805599453, float("-inf"))
+            gl.store(lse_ptr + row.to(gl.int64) * Nq + rows, lse, mask=rows < Nq)
         factor = gl.convert_layout(gl.where(alive, 1.0 / safe, 0.0), out_rows)
         acc = gl.where(gl.convert_layout(alive, out_rows)[:, None], acc * factor[:, None], 0.0)
         rows = first + gl.arange(0, HALF, layout=gl.SliceLayout(1, store_layout))
@@ -414,11 +464,12 @@ def _consume(
         index, count, masked, start = _hear(work_smem, work_full, work_empty, works)
 
 
-@gluon.jit(do_not_specialize=["all_heads", "heads", "group", "Nq", "Nk", "query_blocks", "key_blocks"])
+@gluon.jit(do_not_specialize=["all_heads", "heads", "group", "Nq", "Nk", "query_blocks", "key_blocks", "together"])
 def _forward(
-    q_desc, k_desc, v_desc, ids_ptr, spans_ptr, taken_ptr, range_ptr, out_ptr, lse_ptr,
-    all_heads, heads, group, Nq, Nk, query_blocks, key_blocks, scale_log2,
-    HAS_RANGE: gl.constexpr, DV: gl.constexpr, STAGES: gl.constexpr, OVERLAP: gl.constexpr, REGISTERS: gl.constexpr,
+    q_desc, k_desc, v_desc, ids_ptr, spans_ptr, range_ptr, out_ptr, lse_ptr,
+    all_heads, heads, group, Nq, Nk, query_blocks, key_blocks, together, scale_log2,
+    HAS_RANGE: gl.constexpr, DENSE: gl.constexpr, DV: gl.constexpr, STAGES: gl.constexpr, OVERLAP: gl.constexpr,
+    REGISTERS: gl.constexpr,
 ):  # fmt: skip
     KEYS: gl.constexpr = k_desc.block_type.shape[2]
     BLOCK_D: gl.constexpr = k_desc.block_type.shape[3]
@@ -441,16 +492,16 @@ def _forward(
         mbarrier.init(single.index(i), count=1)
         mbarrier.init(single.index(2 + i), count=2)
     q_full, work_full, q_empty, work_empty = single.index(0), single.index(1), single.index(2), single.index(3)
-    lists = (ids_ptr, spans_ptr, taken_ptr, range_ptr)
-    sizes = (all_heads, heads, group, Nq, Nk, query_blocks, key_blocks)
+    lists = (ids_ptr, spans_ptr, range_ptr)
+    sizes = (all_heads, heads, group, Nq, Nk, query_blocks, key_blocks, together)
     buffers = (q_smem, k_smem, v_smem, work_smem)
     bars = (q_full, q_empty, full, empty, work_full, work_empty)
     out = (out_ptr, lse_ptr)
     gl.warp_specialize(
         [
-            (_consume, (out, lists, sizes, buffers, bars, scale_log2, HAS_RANGE, DV, STAGES, OVERLAP, 0)),
-            (_consume, (out, lists, sizes, buffers, bars, scale_log2, HAS_RANGE, DV, STAGES, OVERLAP, 1)),
-            (_produce, ((q_desc, k_desc, v_desc), lists, sizes, buffers, bars, STAGES, OVERLAP)),
+            (_consume, (out, lists, sizes, buffers, bars, scale_log2, HAS_RANGE, DENSE, DV, STAGES, OVERLAP, 0)),
+            (_consume, (out, lists, sizes, buffers, bars, scale_log2, HAS_RANGE, DENSE, DV, STAGES, OVERLAP, 1)),
+            (_produce, ((q_desc, k_desc, v_desc), lists, sizes, buffers, bars, STAGES, OVERLAP, DENSE)),
         ],
         [4, 1],
         [REGISTERS, 24],

@@ -15,16 +15,17 @@ from .launch import INTERPRETED, padded
 def fits(*tensors, largest=128):
     """Whether tensors [B, H, N, D <= largest], all on one device, lie on a Hopper GPU as TMA can read them: rows contiguous,
     16-byte steps."""
-    return (
-        not INTERPRETED
-        and _is_hopper(tensors[0].device)
-        and all(x.shape[3] <= largest and x.data_ptr() % 16 == 0 and _readable(x.stride(), x.element_size()) for x in tensors)
-    )
+    if INTERPRETED or any(x.data_ptr() % 16 for x in tensors):
+        return False
+    return _readable(tensors[0].device, tensors[0].element_size(), largest, *[(x.shape[3], x.stride()) for x in tensors])
 
 
 @functools.lru_cache(maxsize=256)
-def _readable(strides, size):
-    return strides[3] == 1 and all(step * size % 16 == 0 and step > 0 for step in strides[:3])
+def _readable(device, size, largest, *dims_and_strides):
+    return _is_hopper(device) and all(
+        dim <= largest and strides[3] == 1 and all(step * size % 16 == 0 and step > 0 for step in strides[:3])
+        for dim, strides in dims_and_strides
+    )
 
 
 @functools.cache
@@ -37,16 +38,28 @@ def multiprocessors(device):
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
-def descriptor(x, rows):
-    """x [B, H, N, D] for copies of `rows` tokens of one head; what lies outside N and D is read as 0."""
-    block = [1, 1, rows, padded(x.shape[3])]
-    return TensorDescriptor(x, list(x.shape), list(x.stride()), block, _layout(*block, x.dtype))
+class Descriptor:
+    """x [B, H, N, D] for copies of `rows` tokens of one head; what lies outside N and D is read as 0.
 
+    It has what Triton's launcher reads of a TensorDescriptor, without the checks that each of those makes: `fits` has made them.
+    """
 
-@functools.cache
-def _layout(*block_and_dtype):
-    *block, dtype = block_and_dtype
-    return gl.NVMMASharedLayout.get_default_for(block, gl.bfloat16 if dtype == torch.bfloat16 else gl.float16)
+    __slots__ = ("base", "shape", "strides", "compiled_for")
+    padding, round_f32_to_tf32 = "zero", False
+
+    def __init__(self, x, rows):
+        self.base, self.shape, self.strides = x, x.shape, x.stride()
+        self.compiled_for = x.dtype, rows, padded(self.shape[3])
+
+    def get_device(self):
+        return self.base.get_device()
+
+    def for_triton(self):
+        """What a kernel is compiled for."""
+        dtype, rows, width = self.compiled_for
+        block = [1, 1, rows, width]
+        layout = gl.NVMMASharedLayout.get_default_for(block, gl.bfloat16 if dtype == torch.bfloat16 else gl.float16)
+        return TensorDescriptor(self.base, list(self.shape), list(self.strides), block, layout)
 
 
 @gluon.jit

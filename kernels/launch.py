@@ -4,6 +4,7 @@ import contextlib
 import os
 
 import torch
+import triton
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton decides when a kernel is decorated, as this line does
 MOST_REMEMBERED = 4096  # compiled kernels by their arguments; a new length of prompt adds about six
@@ -14,31 +15,53 @@ _compiled = {}
 def launch(kernel, grid, tensors, numbers, **settings):
     """`kernel[grid](*tensors, *numbers, **settings)` on the first tensor's GPU; the compiled kernel is looked up, not worked out.
 
-    tensors: the kernel's first parameters, tensors, `hopper.descriptor`s or None. numbers: the following ones. settings: its
+    tensors: the kernel's first parameters, tensors, `hopper.Descriptor`s or None. numbers: the following ones. settings: its
     constexprs, in order, then Triton's options. Triton compiles for what it finds out about arguments: dtypes, whether an address
     or a number is divisible by 16, whether a number is 1. The same numbers, dtypes and alignments have the same kernel.
     """
     if INTERPRETED:
         kernel[grid](*tensors, *numbers, **settings)
         return
-    grid, device = (*grid, 1, 1)[:3], getattr(tensors[0], "base", tensors[0]).get_device()
+    grid, device = (*grid, 1, 1)[:3], tensors[0].get_device()
+    facts, given = [], []
+    for x in tensors:
+        if isinstance(x, torch.Tensor):
+            address = x.data_ptr()
+            facts.append((x.dtype, address % 16))
+            given.append(address)
+        else:
+            facts.append(x and x.compiled_for)
+            given.append(x)
+    key = (id(kernel), device, numbers, *map(type, numbers), *settings.values(), *facts)
     with contextlib.nullcontext() if device == torch.cuda.current_device() else torch.cuda.device(device):
-        key = (id(kernel), device, numbers, *map(type, numbers), *settings.values(), *map(_fact, tensors))
         if known := _compiled.get(key):
-            compiled, constexprs = known
-            compiled[grid](*tensors, *numbers, *constexprs)
+            start, constexprs = known
+            start(grid, torch._C._cuda_getCurrentRawStream(device), (*given, *numbers, *constexprs))
             return
+        tensors = [x if x is None or isinstance(x, torch.Tensor) else x.for_triton() for x in tensors]
         compiled = kernel[grid](*tensors, *numbers, **settings)
         if len(_compiled) >= MOST_REMEMBERED:
             _compiled.clear()
-        _compiled[key] = compiled, [settings[name] for name in kernel.arg_names[len(tensors) + len(numbers) :]]
+        _compiled[key] = _starter(compiled), [settings[name] for name in kernel.arg_names[len(tensors) + len(numbers) :]]
 
 
-def _fact(x):
-    """What decides for which tensor a kernel is compiled."""
-    if isinstance(x, torch.Tensor):
-        return x.dtype, x.data_ptr() % 16
-    return x and (x.base.dtype, *x.block_shape)
+def _starter(compiled):
+    """What starts a compiled kernel: f(grid, stream, arguments), addresses in place of tensors.
+
+    It is the C function below Triton's launcher, whose arguments differ between versions; of a version that is not known here,
+    or for a kernel that needs scratch memory, it is the launcher.
+    """
+    run, function, fixed = compiled.run, compiled.function, compiled.packed_metadata
+    if run.global_scratch_size or run.profile_scratch_size:
+        return lambda grid, stream, arguments: compiled[grid](*arguments, stream=stream)
+    start, cooperative, overlaps = run.launch, run.launch_cooperative_grid, run.launch_pdl
+    if triton.__version__.startswith("3.6."):
+        hooks = (None, None, fixed, None, None, None)
+        return lambda grid, stream, arguments: start(*grid, stream, function, cooperative, overlaps, *hooks, *arguments)
+    if triton.__version__.startswith("3.7."):
+        hooks = (fixed, None, None, None, None, None, run.arg_annotations, run.kernel_signature)
+        return lambda grid, stream, arguments: start(*grid, stream, function, cooperative, overlaps, *hooks, arguments)
+    return lambda grid, stream, arguments: compiled[grid](*arguments, stream=stream)
 
 
 def cdiv(count, size):

@@ -9,7 +9,7 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma
 
-from .hopper import descriptor, next_scores, real_keys, send_keys
+from .hopper import Descriptor, next_scores, real_keys, send_keys
 from .hopper_softmax import declare_too_large, shrink, thread_sums, too_large
 from .launch import cdiv, launch, padded
 from .primitives import LOG2_E
@@ -26,7 +26,7 @@ def row_logsumexp_hopper(q, k, key_range, lse, scale):
     (batch, heads, queries, head_dim), (kv_heads, keys) = q.shape, k.shape[1:3]
     launch(
         _logsumexp, (cdiv(queries, ROWS.value * GROUPS.value), batch * heads),
-        (descriptor(q, ROWS.value), descriptor(k, KEYS.value), key_range, lse),
+        (Descriptor(q, ROWS.value), Descriptor(k, KEYS.value), key_range, lse),
         (heads, heads // kv_heads, queries, keys, scale * LOG2_E),
         HAS_RANGE=key_range is not None, STAGES=STAGES[padded(head_dim)], num_warps=4, maxnreg=96,
     )  # fmt: skip

@@ -4,7 +4,8 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier
 
-from .hopper import descriptor, multiprocessors, next_scores, real_keys, send_keys
+from .hopper import Descriptor, multiprocessors, next_scores, real_keys, send_keys
+from .hopper_softmax import declare_too_large, too_large
 from .launch import cdiv, launch, padded
 from .primitives import LOG2_E
 
@@ -30,7 +31,7 @@ def tile_logsumexp_hopper(q, k, rows, key_range, out, scale, shared):
     shares = max((1 if 4 * parts <= places else 4) * places // parts, 1)
     launch(
         _tile_logsumexp, (shares, batch * heads // shared, chunks),
-        (q, descriptor(k, BLOCK.value), rows, key_range, out),
+        (q, Descriptor(k, BLOCK.value), rows, key_range, out),
         (*q.stride()[:3], *rows.stride(), heads, heads // kv_heads, queries, keys, count, tiles, scale * LOG2_E),
         HAS_RANGE=key_range is not None, D=head_dim, HEADS=shared, STAGES=STAGES[padded(head_dim)], num_warps=4, maxnreg=96,
     )  # fmt: skip
@@ -105,22 +106,33 @@ def _log2(x):
 @gluon.jit
 def _write_tiles(
     begin, end, ahead, q, positions, reals, out_ptrs, valid, count, scale_log2, ring,
-    MASKED: gl.constexpr, STAGES: gl.constexpr,
+    MASKED: gl.constexpr, STAGES: gl.constexpr, WHO: gl.constexpr,
 ):  # fmt: skip
-    """Each row's logsumexp in base 2 over the tiles begin .. end - 1; tile t is step t + ahead of the program."""
+    """Each row's logsumexp in base 2 over the tiles begin .. end - 1; tile t is step t + ahead of the program.
+
+    Without a mask, exponentials are taken against the maximum of an earlier tile; only where a sum of them exceeds 256, or there
+    is no maximum yet, does the warp take the tile again with its own. A tile whose sum comes out as 0 has a mass below 2**-119.
+    """
     lo, hi = reals
     k_smem, k_full, k_empty = ring
     layout: gl.constexpr = positions.type.layout.parent
     zero = gl.zeros([LANES, BLOCK], gl.float32, layout)
+    top = gl.full([LANES], float("-inf"), gl.float32, gl.SliceLayout(1, layout))
     for tile in range(begin, end):
         scores = next_scores(q, zero, tile + ahead, k_smem, k_full, k_empty, STAGES)
         if MASKED:
             keys = tile * BLOCK + gl.arange(0, BLOCK, layout=gl.SliceLayout(0, layout))
             visible = (keys[None, :] <= positions[:, None]) & (keys[None, :] >= lo) & (keys[None, :] < hi)
             scores = gl.where(visible, scores, float("-inf"))
-        top = gl.max(scores, 1) * scale_log2
-        base = gl.where(top == float("-inf"), 0.0, top) if MASKED else top
-        total = gl.sum(gl.exp2(scores * scale_log2 - base[:, None]), 1)
+            top = gl.max(scores, 1) * scale_log2
+            base = gl.where(top == float("-inf"), 0.0, top)
+            total = gl.sum(gl.exp2(scores * scale_log2 - base[:, None]), 1)
+        else:
+            total = gl.sum(gl.exp2(scores * scale_log2 - top[:, None]), 1)
+            if too_large(total, WHO, False) != 0:
+                top = gl.max(scores, 1) * scale_log2
+                total = gl.sum(gl.exp2(scores * scale_log2 - top[:, None]), 1)
+            base = top
         gl.store(out_ptrs + tile.to(gl.int64) * count, base + _log2(total), mask=valid)
 
 
@@ -140,6 +152,7 @@ def _consume(given, D: gl.constexpr, HEADS: gl.constexpr, STAGES: gl.constexpr, 
     dims = gl.arange(0, BLOCK_D, layout=gl.SliceLayout(0, wide))
     q = q_smem.index(WHO)
     first, last = _share(total)
+    declare_too_large(WHO)
     before = 0
     for nth in range(0, CHUNK):
         ends = _of_groups(ends_smem, nth, 4)
@@ -165,11 +178,13 @@ def _consume(given, D: gl.constexpr, HEADS: gl.constexpr, STAGES: gl.constexpr, 
             full_begin = gl.minimum(gl.maximum(gl.cdiv(reals[0], BLOCK), begin), seen)
             full_end = gl.maximum(gl.minimum(_only(_of_groups(fulls_smem, nth, 4), WHO), seen), full_begin)
             ahead = before - first  # from a tile to the program's step
-            _write_tiles(begin, full_begin, ahead, q, positions, reals, out_ptrs, valid, count, scale_log2, ring, True, STAGES)
             _write_tiles(
-                full_begin, full_end, ahead, q, positions, reals, out_ptrs, valid, count, scale_log2, ring, False, STAGES
+                begin, full_begin, ahead, q, positions, reals, out_ptrs, valid, count, scale_log2, ring, True, STAGES, WHO
             )
-            _write_tiles(full_end, seen, ahead, q, positions, reals, out_ptrs, valid, count, scale_log2, ring, True, STAGES)
+            _write_tiles(
+                full_begin, full_end, ahead, q, positions, reals, out_ptrs, valid, count, scale_log2, ring, False, STAGES, WHO
+            )
+            _write_tiles(full_end, seen, ahead, q, positions, reals, out_ptrs, valid, count, scale_log2, ring, True, STAGES, WHO)
             for step in range(seen + ahead, end + ahead):  # tiles that only other warpgroups see
                 mbarrier.wait(k_full.index(step % STAGES), step // STAGES & 1)
                 mbarrier.arrive(k_empty.index(step % STAGES), count=1)

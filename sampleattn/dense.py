@@ -1,12 +1,14 @@
-"""Exact causal attention over all keys, by the fastest kernel that torch has for it; on an H100 that is cuDNN's."""
+"""Exact causal attention over all keys, by the fastest kernel for it: ours on Hopper, else cuDNN's, else SDPA's choice."""
 
 from __future__ import annotations
+
+from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sampleattn import backends
+from sampleattn import backends, fastest
 from sampleattn.block_mask import Grid
 
 
@@ -14,10 +16,13 @@ def dense_attention(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None,
     """Causal attention over all keys: out [B, Hq, Nq, Dv] in q's dtype, 0 in padding.
 
     q [B, Hq, Nq, D]; k [B, Hkv, Nk, D]; v [B, Hkv, Nk, Dv]; Nq <= Nk, queries right-aligned; key_range int32 [B, 2] or None.
-    With padding or Nq < Nk, which SDPA's causal kernels don't know, it is our block-sparse forward with every tile kept.
+    Padding, and Nq < Nk where our dense kernel does not run, are what SDPA's causal kernels don't know: there it is our
+    block-sparse forward with every tile kept.
     """
     if key_range is None and q.shape[2] == k.shape[2]:
         return causal_attention(q, k, v, scale)
+    if key_range is None and (ours := _ours(q, k, v)):
+        return ours(q, k, v, scale)
     grid = Grid(q.shape[2], k.shape[2], backends.KERNEL_BLOCK, q.device, key_range)
     ops = backends.twins(backends.resolve("auto", q.device, q.dtype))
     every_tile = grid.causal.expand(q.shape[0], q.shape[1], -1, -1)
@@ -25,17 +30,37 @@ def dense_attention(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None,
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None, dropout: float = 0.0) -> Tensor:
-    """`dense_attention` for Nq = Nk without padding: cuDNN's kernel where it takes the inputs, else SDPA's own choice.
+    """`dense_attention` for Nq = Nk without padding: the kernel that is the fastest here, cuDNN's, or SDPA's own choice.
 
     cuDNN's operator is called by name: SDPA would choose flash (half as fast on an H100), and the context that changes its choice
-    takes the host 30 microseconds, as long as 1,024 tokens take the GPU. It is not asked for gradients or dropout.
+    takes the host 30 microseconds, as long as 1,024 tokens take the GPU. Neither is asked for gradients or dropout.
     """
     shared = q.shape[1] != k.shape[1]
     learns = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
     if q.is_cuda and not (learns or dropout or torch.compiler.is_compiling()):
+        if ours := _ours(q, k, v):
+            return ours(q, k, v, scale)
         parameters = torch.backends.cuda.SDPAParams(q, k, v, None, 0.0, True, shared)
         if torch.backends.cuda.can_use_cudnn_attention(parameters):
             return torch._scaled_dot_product_cudnn_attention(q, k, v, None, False, 0.0, True, scale=scale)[0]
     if shared and not k.shape[-1] == v.shape[-1] <= 256:  # SDPA's fast kernels read shared keys only then
         k, v, shared = *(x.repeat_interleave(q.shape[1] // k.shape[1], 1) for x in (k, v)), False
     return F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout, scale=scale, enable_gqa=shared)
+
+
+def _ours(q, k, v):
+    """Our dense kernel where it takes the inputs and is the fastest, else None."""
+    module = _module(q.device, q.dtype, max(q.shape[3], v.shape[3])) if q.is_cuda else None
+    return module.causal_attention if module and module.takes(q, k, v) else None
+
+
+@cache
+def _module(device, dtype, head_dim):
+    if (
+        backends.resolve("auto", device, dtype, head_dim=head_dim) != "triton"
+        or fastest.measured(device, head_dim).dense != "triton"
+    ):
+        return None
+    from sampleattn.kernels import causal_attention
+
+    return causal_attention

@@ -19,10 +19,12 @@ class Measured(NamedTuple):
     """break_even: keys from which on the whole method at 10% density beats cuDNN's dense attention.
 
     forwards: the block-sparse forwards, the fastest first; the first that can run is taken.
+    dense: what is faster for dense causal attention, "triton" (on Hopper) or "cudnn".
     """
 
     break_even: int
     forwards: tuple[str, ...]
+    dense: str = "cudnn"
 
 
 # Compute capability -> largest head_dim -> what was measured, by `python -m sampleattn bench` (parts auto and forward; bf16, B=1,
@@ -30,8 +32,8 @@ class Measured(NamedTuple):
 MEASURED_ON = "an H100, 2026-11-24"
 TABLE = {
     (9, 0): {
-        64: Measured(8192, ("triton",)),
-        128: Measured(8192, ("triton",)),
+        64: Measured(8192, ("triton",), "triton"),
+        128: Measured(8192, ("triton",), "triton"),
         256: Measured(65536, ("triton",)),
     }
 }

@@ -90,6 +90,12 @@ def block_sparse_attention(
     return out.flatten(2, 3)[:, :, :nq].to(q.dtype), lse.flatten(2, 3)[:, :, :nq]
 
 
+def causal_attention(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Tensor:
+    """Attention of each query over all keys up to its own: out [B, Hq, Nq, Dv] in q's dtype."""
+    every_tile = torch.ones(1, 1, -(-q.shape[2] // 128), -(-k.shape[2] // 128), dtype=torch.bool, device=q.device)
+    return block_sparse_attention(q, k, v, every_tile.expand(*q.shape[:2], -1, -1), scale)[0]
+
+
 def row_logsumexp(q: Tensor, k: Tensor, scale: float | None = None, key_range: Tensor | None = None) -> Tensor:
     """The logsumexp of each row's visible logits, dense: fp32 [B, Hq, Nq]; -inf for a row that sees no key."""
     batch, heads, nq, _ = q.shape

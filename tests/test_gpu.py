@@ -2,9 +2,13 @@
 
 import pytest
 import torch
+from sampleattn.kernels.block_index_lists import block_index_lists
+from sampleattn.kernels.block_sparse_attention_hopper import block_sparse_attention_hopper
+from test_kernels import EPSILON, exact, within
 
-from sampleattn import SampleAttentionConfig, backends, fastest, sample_attention
+from sampleattn import SampleAttentionConfig, backends, fastest, reference, sample_attention
 from sampleattn.dense import dense_attention
+from sampleattn.kernels import causal_attention
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")]
 CUDA = torch.device("cuda")
@@ -69,7 +73,7 @@ def test_auto_is_dense_below_the_break_even_and_sparse_from_it_on(monkeypatch):
 @pytest.mark.parametrize("head_dim", [64, 128, 256])
 @pytest.mark.parametrize(("nq", "first"), [(700, 0), (300, 0), (700, 130)])
 def test_dense_attention(nq, first, head_dim):
-    """cuDNN's operator, and the kernel with every tile kept for fewer queries than keys and for padding."""
+    """Whatever kernel is the fastest, and the sparse forward with every tile kept where there is padding."""
     q, k, v = inputs(0, 700, head_dim)
     q = q[:, :, 700 - nq :]
     key_range = torch.tensor([[first, 700]], dtype=torch.int32, device=CUDA) if first else None
@@ -78,3 +82,59 @@ def test_dense_attention(nq, first, head_dim):
     )
     out = dense_attention(q, k, v, None, key_range)
     assert out.dtype == q.dtype and (out.float() - twin).abs().max() < 4 * torch.finfo(q.dtype).eps * float(v.abs().max())
+
+
+class TestOurDenseKernel:
+    """Against float64 with the error budget of test_kernels: no further off than twice the torch twin plus a rounding band."""
+
+    @pytest.fixture(autouse=True)
+    def hopper(self):
+        if not causal_attention.takes(*inputs(0, 128)):
+            pytest.skip("the dense kernel needs a Hopper GPU")
+
+    @staticmethod
+    def compare(q, k, v, scale=None):
+        out, twin = causal_attention.causal_attention(q, k, v, scale), reference.causal_attention(q, k, v, scale)
+        every = torch.ones(*q.shape[:2], -(-q.shape[2] // 128), -(-k.shape[2] // 128), dtype=torch.bool, device=CUDA)
+        truth, _, _, size = exact(q, k, v, every, scale, None)
+        assert out.dtype == q.dtype and out.is_contiguous()
+        within(out, twin, truth, (torch.finfo(q.dtype).eps + 8 * EPSILON * (1 + size)) * float(v.abs().max()), "out")
+
+    @pytest.mark.parametrize("head_dim", [64, 128, 256])
+    @pytest.mark.parametrize(
+        ("nq", "nk"), [(1, 1), (127, 127), (128, 128), (129, 129), (1000, 1000), (4097, 4097), (1, 700), (300, 777)]
+    )
+    def test_lengths(self, nq, nk, head_dim, poison):
+        q, k, v = inputs(nq, nk, head_dim)
+        self.compare(q[:, :, nk - nq :], k, v)
+
+    @pytest.mark.parametrize(("heads", "kv_heads"), [(1, 1), (8, 8), (8, 1), (40, 8)])
+    def test_heads_and_batches(self, heads, kv_heads, poison):
+        generator = torch.Generator(CUDA).manual_seed(heads)
+        shapes = [(3, heads, 600, 128), (3, kv_heads, 600, 128), (3, kv_heads, 600, 96)]
+        self.compare(*[torch.randn(*shape, generator=generator, device=CUDA, dtype=torch.float16) for shape in shapes])
+
+    def test_token_major_inputs_and_a_scale(self, poison):
+        self.compare(*[x.transpose(1, 2).contiguous().transpose(1, 2) for x in inputs(3, 900)], scale=0.3)
+
+    def test_maxima_that_rise_in_every_tile(self, poison):
+        q, k, v = inputs(4, 1000)
+        self.compare(q, k * torch.linspace(0.1, 60, 1000, device=CUDA)[:, None].bfloat16(), v)
+
+    def test_what_it_does_not_take(self):
+        q, k, v = inputs(5, 300)
+        with pytest.raises(ValueError, match="16 bytes"):
+            causal_attention.causal_attention(q, k, torch.stack((v, v), -1)[..., 0])
+
+
+def test_lists_serve_more_than_one_forward():
+    """The queue that a forward takes its query blocks from stands in the lists, and is set back."""
+    q, k, v = inputs(6, 2500)
+    mask = torch.rand(1, 8, 20, 20, device=CUDA) < 0.4
+    ids, spans = block_index_lists(mask, 2500, 2500)
+    outputs = []
+    for _ in range(3):
+        out, lse = torch.full_like(q, float("nan")), torch.full(q.shape[:3], float("nan"), device=CUDA)
+        block_sparse_attention_hopper(q, k, v, ids, spans, None, out, lse, 128**-0.5)
+        outputs.append(out)
+    assert torch.equal(outputs[0], outputs[1]) and torch.equal(outputs[0], outputs[2]) and not outputs[0].isnan().any()

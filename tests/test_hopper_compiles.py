@@ -20,8 +20,8 @@ from sampleattn.kernels import block_sparse_attention_hopper, row_logsumexp_hopp
 pytestmark = pytest.mark.skipif(INTERPRETED, reason="the interpreter has no compiler")
 PTXAS = Path(triton.__file__).parent / "backends/nvidia/bin/ptxas"
 POINTERS = {
-    "q_ptr": "*bf16", "out_ptr": "*bf16", "lse_ptr": "*fp32", "ids_ptr": "*i16", "spans_ptr": "*i32", "taken_ptr": "*i32",
-    "range_ptr": "*i32", "rows_ptr": "*i64", "scale_log2": "fp32",
+    "q_ptr": "*bf16", "out_ptr": "*bf16", "lse_ptr": "*fp32", "ids_ptr": "*i16", "spans_ptr": "*i32", "range_ptr": "*i32",
+    "rows_ptr": "*i64", "scale_log2": "fp32",
 }  # fmt: skip
 MOST_SPILLED = 400  # bytes a thread, in what runs once per query block
 
@@ -31,11 +31,17 @@ def tiles(rows, width):
     return f"tensordesc<bf16{shape},{gl.NVMMASharedLayout.get_default_for(shape, gl.bfloat16)!r}>"
 
 
-def forward(width):
+def forward(width, dense=False):
     config = block_sparse_attention_hopper.CONFIGS[width]
-    constants = dict(HAS_RANGE=True, DV=width, STAGES=config.stages, OVERLAP=config.overlap, REGISTERS=config.registers[1])
+    constants = dict(
+        HAS_RANGE=not dense, DENSE=dense, DV=width, STAGES=config.stages, OVERLAP=config.overlap, REGISTERS=config.registers[1]
+    )
     descriptors = dict(q_desc=tiles(64, width), k_desc=tiles(config.keys, width), v_desc=tiles(config.keys, width))
     return block_sparse_attention_hopper._forward, descriptors, constants, config.registers[0]
+
+
+def dense(width):
+    return forward(width, dense=True)
 
 
 def logsumexp(width):
@@ -50,7 +56,8 @@ def stage_1(width):
 
 
 @pytest.mark.parametrize(
-    ("kernel", "width"), [(forward, 64), (forward, 128), (forward, 256), (logsumexp, 128), (stage_1, 64), (stage_1, 128)]
+    ("kernel", "width"),
+    [*((kind, width) for kind in (forward, dense) for width in (64, 128, 256)), (logsumexp, 128), (stage_1, 64), (stage_1, 128)],
 )
 def test_compiles_for_hopper(kernel, width, tmp_path):
     function, given, constants, registers = kernel(width)
@@ -67,7 +74,7 @@ def test_compiles_for_hopper(kernel, width, tmp_path):
     compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
     if kernel is stage_1:  # Triton once dropped the producer's running total, and the ring stood still (notes/kernels.md)
         assert compiled.asm["ttgir"].count("iter_args(%before") == 5, "the producer and the four warpgroups each carry it"
-    if kernel is forward:
+    if kernel in (forward, dense):
         assert not re.search(r"st\.global\.[bu]16\b", compiled.asm["ptx"]), "the output is stored 2 bytes at a time"
     assert compiled.metadata.shared <= 232448, "more shared memory than a Hopper multiprocessor has for a program"
     ptx = tmp_path / "kernel.ptx"

@@ -210,7 +210,7 @@ def test_mask_to_lists_and_back(device, poison, data):
         full = ((j + 1) * BLOCK <= (first + 1).clamp_max(hi)) & (j * BLOCK >= lo)
         for h in range(3):
             for row in range(rows):
-                begin, end, count = spans[b, h, row].tolist()
+                begin, end, count, _ = spans[b, h, row].tolist()
                 listed = ids[b, h, row, :count].cpu().long()
                 assert torch.equal(listed, (mask[b, h, row].cpu() & seen[row]).nonzero()[:, 0])
                 assert full[row][listed[begin:end]].all() and not full[row][listed[:begin]].any()

@@ -98,7 +98,7 @@ def _index_lists(x):
     from sampleattn.kernels.block_index_lists import block_index_lists
 
     ids, spans = block_index_lists(x.mask, LENGTH, LENGTH)
-    listed = torch.arange(ids.shape[-1], device=ids.device) < spans[..., 2:]
+    listed = torch.arange(ids.shape[-1], device=ids.device) < spans[..., 2:3]
     found = torch.zeros_like(x.mask, dtype=torch.int32).scatter_add_(-1, ids.long() * listed, listed.int())
     yield found, x.mask.int(), 0
 
