@@ -5,8 +5,9 @@ import triton
 import triton.language as tl
 
 from .checks import check_block_size
-from .launch import launch, power_of_2
+from .launch import Launch, layout, plan
 from .primitives import real_keys
+from .sizes import power_of_2
 
 
 def block_index_lists(block_mask, queries, keys, key_range=None, block_size=128):
@@ -17,16 +18,23 @@ def block_index_lists(block_mask, queries, keys, key_range=None, block_size=128)
     written, and spans int32 [B, H, query blocks, 4]: the entries spans[..., 0] .. spans[..., 1] - 1 need no mask (every row sees
     every key), the other ones up to spans[..., 2] do; spans[..., 3] is 0 (the first of them counts for the Hopper forward).
     """
-    check_block_size(block_size)
-    batch, heads, query_blocks, key_blocks = block_mask.shape
-    ids = torch.empty(block_mask.shape, dtype=torch.int16 if key_blocks < 2**15 else torch.int32, device=block_mask.device)
-    spans = torch.empty(batch, heads, query_blocks, 4, dtype=torch.int32, device=block_mask.device)
-    launch(
-        _lists, (query_blocks, batch * heads),
-        (block_mask, ids, spans, key_range), (*block_mask.stride(), heads, queries, keys, key_blocks),
-        HAS_RANGE=key_range is not None, BLOCK=block_size, CHUNK=min(1024, power_of_2(key_blocks)), num_warps=1,
-    )  # fmt: skip
+    to_lists, listed, dtype, spanned = _plan(layout(block_mask), queries, keys, key_range is not None, block_size)
+    ids = torch.empty(listed, dtype=dtype, device=block_mask.device)
+    spans = torch.empty(spanned, dtype=torch.int32, device=block_mask.device)
+    to_lists(block_mask, ids, spans, key_range)
     return ids, spans
+
+
+@plan
+def _plan(mask, queries, keys, has_range, block_size):
+    """The launch, and the shape and dtype of ids, and the shape of spans."""
+    check_block_size(block_size)
+    batch, heads, query_blocks, key_blocks = mask.shape
+    to_lists = Launch(
+        _lists, (query_blocks, batch * heads), (*mask.strides, heads, queries, keys, key_blocks),
+        HAS_RANGE=has_range, BLOCK=block_size, CHUNK=min(1024, power_of_2(key_blocks)), num_warps=1,
+    )  # fmt: skip
+    return to_lists, mask.shape, torch.int16 if key_blocks < 2**15 else torch.int32, (batch, heads, query_blocks, 4)
 
 
 @triton.jit(do_not_specialize=["sm_b", "sm_h", "sm_q", "heads", "Nq", "Nk", "key_blocks"])

@@ -7,9 +7,10 @@ import triton.language as tl
 from . import hopper
 from .block_index_lists import block_index_lists
 from .block_sparse_attention_hopper import block_sparse_attention_hopper
-from .checks import check_block_size, check_inputs
-from .launch import cdiv, launch, padded
+from .checks import check_block_size, check_key_range, check_layouts, layouts
+from .launch import Launch, plan
 from .primitives import LOG2_E, load_rows, load_tile, masked_scores, real_keys
+from .sizes import cdiv, padded
 
 # larger padded head_dim -> keys per step, warps, pipeline stages (notes/kernels.md says how they were chosen)
 CONFIGS = {64: (64, 4, 3), 128: (128, 8, 3), 256: (64, 8, 2)}
@@ -24,31 +25,41 @@ def block_sparse_attention(q, k, v, block_mask, scale=None, key_range=None, bloc
     Returns out [B, Hq, Nq, Dv] in q's dtype and the natural-log logsumexp fp32 [B, Hq, Nq]; a row without keys gives 0 and -inf.
     Raises TypeError or ValueError before any launch.
     """
-    scale = check_inputs(q, k, v, scale, key_range)
-    check_block_size(block_size)
-    (batch, heads, queries, head_dim), (kv_heads, keys), value_dim = q.shape, k.shape[1:3], v.shape[3]
-    expected = (batch, heads, cdiv(queries, block_size), cdiv(keys, block_size))
     if not isinstance(block_mask, torch.Tensor) or block_mask.dtype != torch.bool:
         raise TypeError(f"block_mask must be a bool tensor, found {getattr(block_mask, 'dtype', type(block_mask).__name__)}")
-    if block_mask.shape != expected or block_mask.device != q.device:
-        found = f"{list(block_mask.shape)} on {block_mask.device}"
+    of_mask = block_mask.shape, block_mask.device
+    portable, hopper_only, shape = _plan(*layouts(q, k, v), *of_mask, scale, key_range is not None, block_size)
+    check_key_range(key_range, q)
+    ids, spans = block_index_lists(block_mask, shape[2], k.shape[2], key_range, block_size)
+    out = torch.empty(shape, dtype=q.dtype, device=q.device)
+    lse = torch.empty(shape[:3], dtype=torch.float32, device=q.device)
+    if not (hopper_only and hopper_only(q, k, v, ids, spans, key_range, out, lse)):
+        portable(q, k, v, ids, spans, key_range, out, lse)
+    return out, lse
+
+
+@plan
+def _plan(q, k, v, mask_shape, mask_device, scale, has_range, block_size):
+    """The launch anywhere, the one on Hopper or None, and the shape of the output."""
+    scale = check_layouts(q, k, v, scale)
+    check_block_size(block_size)
+    (batch, heads, queries, head_dim), (kv_heads, keys), value_dim = q.shape, k.shape[1:3], v.shape[3]
+    shape = (batch, heads, queries, value_dim)
+    expected = (batch, heads, cdiv(queries, block_size), cdiv(keys, block_size))
+    if mask_shape != expected or mask_device != q.device:
+        found = f"{list(mask_shape)} on {mask_device}"
         raise ValueError(f"block_mask must be {list(expected)} on {q.device}, found {found}")
-    ids, spans = block_index_lists(block_mask, queries, keys, key_range, block_size)
-    out = torch.empty(batch, heads, queries, value_dim, dtype=q.dtype, device=q.device)
-    lse = torch.empty(batch, heads, queries, dtype=torch.float32, device=q.device)
-    if block_size == 128 and hopper.fits(q, k, v, largest=256):
-        block_sparse_attention_hopper(q, k, v, ids, spans, key_range, out, lse, scale)
-        return out, lse
     step, warps, stages = CONFIGS[max(padded(head_dim), padded(value_dim))]
-    launch(
+    out = torch.empty(shape, device="meta").stride()
+    portable = Launch(
         _forward, (expected[2] * batch * heads,),
-        (q, k, v, ids, spans, key_range, out, lse),
-        (*q.stride(), *k.stride(), *v.stride(), *out.stride(), batch * heads, heads, heads // kv_heads, queries, keys,
+        (*q.strides, *k.strides, *v.strides, *out, batch * heads, heads, heads // kv_heads, queries, keys,
          expected[2], expected[3], scale * LOG2_E),
-        HAS_RANGE=key_range is not None, D=head_dim, DV=value_dim, BLOCK=block_size, BLOCK_N=min(step, block_size),
+        HAS_RANGE=has_range, D=head_dim, DV=value_dim, BLOCK=block_size, BLOCK_N=min(step, block_size),
         BLOCK_D=padded(head_dim), BLOCK_DV=padded(value_dim), num_warps=warps, num_stages=stages,
     )  # fmt: skip
-    return out, lse
+    on_hopper = block_size == 128 and hopper.readable(q, k, v, largest=256)
+    return portable, block_sparse_attention_hopper(q, k, v, scale, has_range) if on_hopper else None, shape
 
 
 @triton.jit

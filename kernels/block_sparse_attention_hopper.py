@@ -11,10 +11,11 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma, warpgroup_mma, warpgroup_mma_wait
 
-from .hopper import Descriptor, multiprocessors, real_keys
+from .hopper import multiprocessors, real_keys
 from .hopper_softmax import declare_too_large, masked_scores, shrink, softmax, thread_sums, too_large
-from .launch import cdiv, launch, padded
+from .launch import Launch
 from .primitives import LOG2_E
+from .sizes import cdiv, padded
 
 BLOCK = gl.constexpr(128)  # rows and keys of a tile
 HALF = gl.constexpr(64)  # rows of a warpgroup
@@ -39,27 +40,22 @@ CONFIGS = {  # by the larger padded head_dim
 }
 
 
-def block_sparse_attention_hopper(q, k, v, ids, spans, key_range, out, lse, scale):
-    """Fill out [B, Hq, Nq, Dv] and lse [B, Hq, Nq], both contiguous; arguments as checked by `block_sparse_attention`, the
-    lists as `block_index_lists` makes them. The programs that fit on the GPU at once take query blocks from a queue."""
-    _launch(q, k, v, ids, spans, key_range, out, lse, scale, dense=False)
+def block_sparse_attention_hopper(q, k, v, scale, has_range, dense=False):
+    """The launch for layouts of q, k, v that `hopper.readable` takes.
 
-
-def causal_attention_hopper(q, k, v, out, scale):
-    """Fill out [B, Hq, Nq, Dv], contiguous, with attention over all keys. The programs share out the query blocks beforehand."""
-    _launch(q, k, v, out, out, None, out, out, scale, dense=True)  # out stands for the lists and the logsumexp that there are not
-
-
-def _launch(q, k, v, ids, spans, key_range, out, lse, scale, dense):
+    It is given q, k, v, ids and spans as `block_index_lists` makes them, key_range, out [B, Hq, Nq, Dv] and lse [B, Hq, Nq], both
+    contiguous; the programs that fit on the GPU at once take query blocks from a queue. dense: all keys, no key_range; lists and
+    lse are not looked at, and the programs share out the query blocks beforehand.
+    """
     (batch, heads, queries, head_dim), (kv_heads, keys), value_dim = q.shape, k.shape[1:3], v.shape[3]
-    query_blocks = cdiv(queries, BLOCK.value)
-    config = CONFIGS[max(padded(head_dim), padded(value_dim))]
-    launch(
-        _forward, (min((1 if config.overlap else 2) * multiprocessors(q.device), query_blocks * batch * heads),),
-        (Descriptor(q, 64), Descriptor(k, config.keys), Descriptor(v, config.keys), ids, spans, key_range, out, lse),
-        (batch * heads, heads, heads // kv_heads, queries, keys, query_blocks, cdiv(keys, BLOCK.value),
-         max(CACHED // (keys * (head_dim + value_dim) * k.element_size()), 1) * heads // kv_heads, scale * LOG2_E),
-        HAS_RANGE=key_range is not None, DENSE=dense, DV=value_dim, STAGES=config.stages, OVERLAP=config.overlap,
+    query_blocks, config = cdiv(queries, BLOCK.value), CONFIGS[max(padded(head_dim), padded(value_dim))]
+    programs = min((1 if config.overlap else 2) * multiprocessors(q.device), query_blocks * batch * heads)
+    together = max(CACHED // (keys * (head_dim + value_dim) * k.dtype.itemsize), 1) * heads // kv_heads
+    return Launch(
+        _forward, (programs,),
+        (batch * heads, heads, heads // kv_heads, queries, keys, query_blocks, cdiv(keys, BLOCK.value), together, scale * LOG2_E),
+        {0: HALF.value, 1: config.keys, 2: config.keys},
+        HAS_RANGE=has_range, DENSE=dense, DV=value_dim, STAGES=config.stages, OVERLAP=config.overlap,
         REGISTERS=config.registers[1], num_warps=4, maxnreg=config.registers[0],
     )  # fmt: skip
 

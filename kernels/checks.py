@@ -1,63 +1,67 @@
-"""The checks made before a launch. They read shapes, dtypes and devices only, so they never wait for the GPU."""
+"""The checks made before a launch. They read layouts only, so they never wait for the GPU, and plans make them once."""
 
-import functools
 import math
 
 import torch
 
-from .launch import INTERPRETED
+from .launch import INTERPRETED, layout
 
 LARGEST_HEAD_DIM = 256
 DTYPES = (torch.float16, torch.float32) if INTERPRETED else (torch.float16, torch.bfloat16)
 
 
-def check_inputs(q, k, v=None, scale=None, key_range=None):
-    """Check what every kernel takes; return the scale.
-
-    q [B, Hq, Nq, D]; k [B, Hkv, Nk, D]; v [B, Hkv, Nk, Dv] or None; float16 or bfloat16 (float32 in the interpreter only).
-    Raises TypeError for a wrong type or dtype and ValueError for a wrong shape, device or scale.
-    """
+def layouts(q, k, v=None):
+    """The layouts of q, k and, where it is given, v. Raises TypeError for what is no tensor."""
     tensors = (q, k) if v is None else (q, k, v)
     for name, x in zip("qkv", tensors, strict=False):
         if not isinstance(x, torch.Tensor):
             raise TypeError(f"{name} must be a torch.Tensor, found {type(x).__name__}")
-    _check_shapes(*[(x.shape, x.dtype, x.device) for x in tensors])
-    check_key_range(key_range, q)
-    scale = q.shape[3] ** -0.5 if scale is None else float(scale)
-    if not (scale > 0 and math.isfinite(scale)):
-        raise ValueError(f"scale must be a finite number above 0, found {scale}")
-    if not (q.is_cuda or INTERPRETED):
-        raise ValueError(f"a Triton kernel needs CUDA tensors, found {q.device}; backend='torch' runs there")
-    return scale
+    return [layout(x) for x in tensors]
 
 
-@functools.lru_cache(maxsize=256)  # layer after layer asks the same
-def _check_shapes(q, k, v=None):
-    """The same for (shape, dtype, device) of each."""
+def check_layouts(q, k, v=None, scale=None):
+    """Check what every kernel takes; return the scale.
+
+    The layouts of q [B, Hq, Nq, D]; k [B, Hkv, Nk, D]; v [B, Hkv, Nk, Dv] or None; float16 or bfloat16 (float32 in the
+    interpreter only). Raises TypeError for a wrong dtype and ValueError for a wrong shape, device or scale.
+    """
     tensors = dict(zip("qkv", filter(None, (q, k, v)), strict=False))
-    for name, (shape, _, _) in tensors.items():
-        if len(shape) != 4:
-            raise ValueError(f"{name} must have 4 dimensions (batch, heads, tokens, head_dim), found shape {tuple(shape)}")
-    for name, (shape, dtype, device) in tensors.items():
-        if dtype != q[1] or dtype not in DTYPES:
+    for name, x in tensors.items():
+        if len(x.shape) != 4:
+            raise ValueError(f"{name} must have 4 dimensions (batch, heads, tokens, head_dim), found shape {tuple(x.shape)}")
+    for name, x in tensors.items():
+        if x.dtype != q.dtype or x.dtype not in DTYPES:
             names = " or ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
-            raise TypeError(f"q, k and v must have one dtype, {names}; found {name} in {str(dtype).removeprefix('torch.')}")
-        if device != q[2]:
-            raise ValueError(f"q, k and v must be on one device, found q on {q[2]} and {name} on {device}")
-        if 0 in shape:
-            raise ValueError(f"{name} must not be empty, found shape {tuple(shape)}")
-        if shape[3] > LARGEST_HEAD_DIM:
-            raise ValueError(f"head_dim must be at most {LARGEST_HEAD_DIM}, found {shape[3]} in {name}")
-    (batch, heads, queries, head_dim), (kv_batch, kv_heads, keys, kv_dim) = q[0], k[0]
+            raise TypeError(f"q, k and v must have one dtype, {names}; found {name} in {str(x.dtype).removeprefix('torch.')}")
+        if x.device != q.device:
+            raise ValueError(f"q, k and v must be on one device, found q on {q.device} and {name} on {x.device}")
+        if 0 in x.shape:
+            raise ValueError(f"{name} must not be empty, found shape {tuple(x.shape)}")
+        if x.shape[3] > LARGEST_HEAD_DIM:
+            raise ValueError(f"head_dim must be at most {LARGEST_HEAD_DIM}, found {x.shape[3]} in {name}")
+    (batch, heads, queries, head_dim), (kv_batch, kv_heads, keys, kv_dim) = q.shape, k.shape
     if kv_batch != batch or kv_dim != head_dim:
         expected = f"[{batch}, kv heads, keys, {head_dim}]"
-        raise ValueError(f"k must be {expected} to fit q {tuple(q[0])}, found {tuple(k[0])}")
+        raise ValueError(f"k must be {expected} to fit q {tuple(q.shape)}, found {tuple(k.shape)}")
     if heads % kv_heads:
         raise ValueError(f"the query heads must be a multiple of the key heads, found {heads} and {kv_heads}")
     if queries > keys:
         raise ValueError(f"there must be at least as many keys as queries, found {keys} keys and {queries} queries")
-    if v and v[0][:3] != k[0][:3]:
-        raise ValueError(f"v must be {list(k[0][:3])} x any head_dim to fit k, found {tuple(v[0])}")
+    if v and v.shape[:3] != k.shape[:3]:
+        raise ValueError(f"v must be {list(k.shape[:3])} x any head_dim to fit k, found {tuple(v.shape)}")
+    scale = head_dim**-0.5 if scale is None else float(scale)
+    if not (scale > 0 and math.isfinite(scale)):
+        raise ValueError(f"scale must be a finite number above 0, found {scale}")
+    if not (q.device.type == "cuda" or INTERPRETED):
+        raise ValueError(f"a Triton kernel needs CUDA tensors, found {q.device}; backend='torch' runs there")
+    return scale
+
+
+def check_inputs(q, k, v=None, scale=None, key_range=None):
+    """Check tensors as `check_layouts` does, and key_range; return the scale."""
+    scale = check_layouts(*layouts(q, k, v), scale=scale)
+    check_key_range(key_range, q)
+    return scale
 
 
 def check_key_range(key_range, q):

@@ -1,5 +1,5 @@
-"""What the Gluon kernels for Hopper share: when they can run, how a tensor is described to the copy engine (TMA), and the steps
-of a pipeline in which a producer warp streams keys to warpgroups that multiply."""
+"""What the Gluon kernels for Hopper share: when they can run, and the steps of a pipeline in which a producer warp streams keys
+through the copy engine (TMA) to warpgroups that multiply."""
 
 import functools
 
@@ -7,59 +7,30 @@ import torch
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma, warpgroup_mma, warpgroup_mma_wait
-from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-from .launch import INTERPRETED, padded
-
-
-def fits(*tensors, largest=128):
-    """Whether tensors [B, H, N, D <= largest], all on one device, lie on a Hopper GPU as TMA can read them: rows contiguous,
-    16-byte steps."""
-    if INTERPRETED or any(x.data_ptr() % 16 for x in tensors):
-        return False
-    return _readable(tensors[0].device, tensors[0].element_size(), largest, *[(x.shape[3], x.stride()) for x in tensors])
+from .launch import INTERPRETED
 
 
-@functools.lru_cache(maxsize=256)
-def _readable(device, size, largest, *dims_and_strides):
-    return _is_hopper(device) and all(
-        dim <= largest and strides[3] == 1 and all(step * size % 16 == 0 and step > 0 for step in strides[:3])
-        for dim, strides in dims_and_strides
+def readable(*layouts, largest=128):
+    """Whether the tensors [B, H, N, D <= largest] of the layouts lie on a Hopper GPU as TMA can read them, if 16 divides their
+    addresses: rows contiguous, 16-byte steps."""
+    return (
+        not INTERPRETED and is_hopper(layouts[0].device) and all(_contiguous_rows(x) and x.shape[3] <= largest for x in layouts)
     )
 
 
+def _contiguous_rows(x):
+    return x.strides[3] == 1 and all(step * x.dtype.itemsize % 16 == 0 and step > 0 for step in x.strides[:3])
+
+
 @functools.cache
-def _is_hopper(device):
+def is_hopper(device):
     return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == 9
 
 
 @functools.cache
 def multiprocessors(device):
     return torch.cuda.get_device_properties(device).multi_processor_count
-
-
-class Descriptor:
-    """x [B, H, N, D] for copies of `rows` tokens of one head; what lies outside N and D is read as 0.
-
-    It has what Triton's launcher reads of a TensorDescriptor, without the checks that each of those makes: `fits` has made them.
-    """
-
-    __slots__ = ("base", "shape", "strides", "compiled_for")
-    padding, round_f32_to_tf32 = "zero", False
-
-    def __init__(self, x, rows):
-        self.base, self.shape, self.strides = x, x.shape, x.stride()
-        self.compiled_for = x.dtype, rows, padded(self.shape[3])
-
-    def get_device(self):
-        return self.base.get_device()
-
-    def for_triton(self):
-        """What a kernel is compiled for."""
-        dtype, rows, width = self.compiled_for
-        block = [1, 1, rows, width]
-        layout = gl.NVMMASharedLayout.get_default_for(block, gl.bfloat16 if dtype == torch.bfloat16 else gl.float16)
-        return TensorDescriptor(self.base, list(self.shape), list(self.strides), block, layout)
 
 
 @gluon.jit

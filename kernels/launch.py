@@ -1,79 +1,71 @@
-"""How the host starts kernels: without Triton's dispatch, which takes it longer than a short kernel takes the GPU."""
+"""How the host starts kernels. It takes a host longer to find out what to launch than a short kernel takes the GPU: so what the
+tensors' layouts decide is worked out once (`plan`), and started without Triton's dispatch (`Launch`, `triton_launcher`)."""
 
-import contextlib
+import functools
 import os
+from typing import NamedTuple
 
 import torch
-import triton
+
+from .triton_launcher import starter, tile_descriptor
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton decides when a kernel is decorated, as this line does
-MOST_REMEMBERED = 4096  # compiled kernels by their arguments; a new length of prompt adds about six
 
-_compiled = {}
+plan = functools.lru_cache(maxsize=256)  # of a function of layouts and settings: layer after layer asks the same
 
 
-def launch(kernel, grid, tensors, numbers, **settings):
-    """`kernel[grid](*tensors, *numbers, **settings)` on the first tensor's GPU; the compiled kernel is looked up, not worked out.
+class Layout(NamedTuple):
+    """What a plan knows of a tensor."""
 
-    tensors: the kernel's first parameters, tensors, `hopper.Descriptor`s or None. numbers: the following ones. settings: its
-    constexprs, in order, then Triton's options. Triton compiles for what it finds out about arguments: dtypes, whether an address
-    or a number is divisible by 16, whether a number is 1. The same numbers, dtypes and alignments have the same kernel.
+    shape: torch.Size
+    strides: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+
+
+def layout(x):
+    return tuple.__new__(Layout, (x.shape, x.stride(), x.dtype, x.device))  # half the time of Layout(...)
+
+
+class Launch:
+    """`kernel[grid](*tensors, *numbers, **settings)` for tensors of one layout each, which a plan knows: the rest is fixed.
+
+    numbers: the kernel's parameters after the tensors. settings: its constexprs, in order, then Triton's options. tiles: for
+    tensors [B, H, N, D] that the copy engine (TMA) reads, by their place, the tokens of one copy.
+    A call gives the tensors, or None for one that there is not, on the GPU of the first. It returns whether the kernel was
+    started: it is not if 16 does not divide the address of a tensor that TMA shall read.
     """
-    if INTERPRETED:
-        kernel[grid](*tensors, *numbers, **settings)
-        return
-    grid, device = (*grid, 1, 1)[:3], tensors[0].get_device()
-    facts, given = [], []
-    for x in tensors:
-        if isinstance(x, torch.Tensor):
-            address = x.data_ptr()
-            facts.append((x.dtype, address % 16))
-            given.append(address)
-        else:
-            facts.append(x and x.compiled_for)
-            given.append(x)
-    key = (id(kernel), device, numbers, *map(type, numbers), *settings.values(), *facts)
-    with contextlib.nullcontext() if device == torch.cuda.current_device() else torch.cuda.device(device):
-        if known := _compiled.get(key):
-            start, constexprs = known
-            start(grid, torch._C._cuda_getCurrentRawStream(device), (*given, *numbers, *constexprs))
-            return
-        tensors = [x if x is None or isinstance(x, torch.Tensor) else x.for_triton() for x in tensors]
-        compiled = kernel[grid](*tensors, *numbers, **settings)
-        if len(_compiled) >= MOST_REMEMBERED:
-            _compiled.clear()
-        _compiled[key] = _starter(compiled), [settings[name] for name in kernel.arg_names[len(tensors) + len(numbers) :]]
 
+    def __init__(self, kernel, grid, numbers, tiles=None, **settings):
+        self.kernel, self.grid, self.numbers, self.tiles, self.settings = (
+            kernel,
+            (*grid, 1, 1)[:3],
+            numbers,
+            tiles or {},
+            settings,
+        )
+        self.starts = {}  # Triton compiles for whether 16 divides an address
 
-def _starter(compiled):
-    """What starts a compiled kernel: f(grid, stream, arguments), addresses in place of tensors.
+    def __call__(self, *tensors):
+        if INTERPRETED:
+            self.kernel[self.grid](*tensors, *self.numbers, **self.settings)
+            return True
+        device = tensors[0].get_device()
+        if device != torch._C._cuda_getDevice():
+            with torch.cuda.device(device):
+                return self(*tensors)
+        addresses = [None if x is None else x.data_ptr() for x in tensors]
+        key = tuple([address and address % 16 for address in addresses])
+        if start := self.starts.get(key):
+            start(torch._C._cuda_getCurrentRawStream(device), addresses, tensors)
+            return True
+        if any(key[place] for place in self.tiles):
+            return False
+        self.starts[key] = self._compile_and_start(tensors)
+        return True
 
-    It is the C function below Triton's launcher, whose arguments differ between versions; of a version that is not known here,
-    or for a kernel that needs scratch memory, it is the launcher.
-    """
-    run, function, fixed = compiled.run, compiled.function, compiled.packed_metadata
-    if run.global_scratch_size or run.profile_scratch_size:
-        return lambda grid, stream, arguments: compiled[grid](*arguments, stream=stream)
-    start, cooperative, overlaps = run.launch, run.launch_cooperative_grid, run.launch_pdl
-    if triton.__version__.startswith("3.6."):
-        hooks = (None, None, fixed, None, None, None)
-        return lambda grid, stream, arguments: start(*grid, stream, function, cooperative, overlaps, *hooks, *arguments)
-    if triton.__version__.startswith("3.7."):
-        hooks = (fixed, None, None, None, None, None, run.arg_annotations, run.kernel_signature)
-        return lambda grid, stream, arguments: start(*grid, stream, function, cooperative, overlaps, *hooks, arguments)
-    return lambda grid, stream, arguments: compiled[grid](*arguments, stream=stream)
-
-
-def cdiv(count, size):
-    """How many of a size hold the count. (Triton's own, and its next_power_of_2, take the host microseconds.)"""
-    return -(-count // size)
-
-
-def power_of_2(count):
-    """The least power of two that is at least `count`."""
-    return 1 << (count - 1).bit_length()
-
-
-def padded(dim):
-    """The power of two that holds `dim`, at least 64: 32 wide is wrong on Hopper (triton-lang/triton#10573, #11366)."""
-    return max(64, power_of_2(dim))
+    def _compile_and_start(self, tensors):
+        given = [tile_descriptor(x, self.tiles[i]) if i in self.tiles else x for i, x in enumerate(tensors)]
+        compiled = self.kernel[self.grid](*given, *self.numbers, **self.settings)
+        names = self.kernel.arg_names[len(tensors) + len(self.numbers) :]
+        return starter(compiled, self.grid, (*self.numbers, *[self.settings[name] for name in names]), self.tiles, tensors)

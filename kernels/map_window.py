@@ -5,8 +5,9 @@ import triton
 import triton.language as tl
 
 from .checks import check_block_size, check_inputs
-from .launch import cdiv, launch, padded
+from .launch import Launch
 from .primitives import LOG2_E, load_rows
+from .sizes import cdiv, padded
 
 # padded head_dim -> cells of a program (down, across), warps, pipeline stages, most registers of a thread
 CONFIGS = {64: (128, 64, 8, 3, 128), 128: (128, 64, 8, 3, 128), 256: (128, 64, 8, 2, None)}
@@ -37,14 +38,13 @@ def map_window(q, k, lse, rows, cols, shape, reduce, scale=None, block_mask=None
     height, width = shape[0] * parts[0], shape[1] * parts[1]
     out = torch.empty(planes, batch, heads, height, width, dtype=torch.float32, device=q.device)
     mask = q if block_mask is None else block_mask.contiguous().view(torch.uint8)  # q in its place is not read
-    launch(
+    Launch(
         _pool, (cdiv(height, down) * cdiv(width, across), batch * heads),
-        (q, k, lse, mask, out),
         (*q.stride(), *k.stride(), *lse.stride(), *mask.stride()[:2], heads, heads // kv_heads,
          queries, keys - queries, r0, r1 - r0, c0, c1 - c0, height, width, mask.shape[3], scale * LOG2_E),
         SUM=reduce == "sum", MISSED=planes == 2, D=head_dim, TILE=block_size, BLOCK_D=padded(head_dim),
         DOWN=down, ACROSS=across, num_warps=warps, num_stages=stages, maxnreg=registers,
-    )  # fmt: skip
+    )(q, k, lse, mask, out)  # fmt: skip
     if parts == (1, 1):
         return out
     out = out.view(planes, batch, heads, shape[0], parts[0], shape[1], parts[1])

@@ -5,10 +5,11 @@ import triton
 import triton.language as tl
 
 from . import hopper
-from .checks import check_inputs
-from .launch import cdiv, launch, padded
+from .checks import check_key_range, check_layouts, layouts
+from .launch import Launch, plan
 from .primitives import LOG2_E, load_rows, load_tile, masked_scores, real_keys
 from .row_logsumexp_hopper import row_logsumexp_hopper
+from .sizes import cdiv, padded
 
 # padded head_dim -> keys per step, warps, pipeline stages; the rows per program are ROWS
 CONFIGS = {64: (128, 8, 2), 128: (128, 8, 2), 256: (64, 8, 2)}
@@ -21,20 +22,26 @@ def row_logsumexp(q, k, scale=None, key_range=None):
     q [B, Hq, Nq, D]; k [B, Hkv, Nk, D], any strides, D up to 256; Nq <= Nk, queries right-aligned. key_range int32 [B, 2].
     Returns fp32 [B, Hq, Nq], -inf for a row without keys. Raises TypeError or ValueError before any launch.
     """
-    scale = check_inputs(q, k, None, scale, key_range)
-    (batch, heads, queries, head_dim), (kv_heads, keys) = q.shape, k.shape[1:3]
-    lse = torch.empty(batch, heads, queries, dtype=torch.float32, device=q.device)
-    if hopper.fits(q, k):
-        row_logsumexp_hopper(q, k, key_range, lse, scale)
-        return lse
-    step, warps, stages = CONFIGS[padded(head_dim)]
-    launch(
-        _logsumexp, (cdiv(queries, ROWS), batch * heads),
-        (q, k, key_range, lse), (*q.stride(), *k.stride(), heads, heads // kv_heads, queries, keys, scale * LOG2_E),
-        HAS_RANGE=key_range is not None, D=head_dim, BLOCK=ROWS, BLOCK_N=step, BLOCK_D=padded(head_dim),
-        num_warps=warps, num_stages=stages,
-    )  # fmt: skip
+    portable, hopper_only = _plan(*layouts(q, k), scale, key_range is not None)
+    check_key_range(key_range, q)
+    lse = torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
+    if not (hopper_only and hopper_only(q, k, key_range, lse)):
+        portable(q, k, key_range, lse)
     return lse
+
+
+@plan
+def _plan(q, k, scale, has_range):
+    """The launch anywhere, and the one on Hopper or None."""
+    scale = check_layouts(q, k, scale=scale)
+    (batch, heads, queries, head_dim), (kv_heads, keys) = q.shape, k.shape[1:3]
+    step, warps, stages = CONFIGS[padded(head_dim)]
+    portable = Launch(
+        _logsumexp, (cdiv(queries, ROWS), batch * heads),
+        (*q.strides, *k.strides, heads, heads // kv_heads, queries, keys, scale * LOG2_E),
+        HAS_RANGE=has_range, D=head_dim, BLOCK=ROWS, BLOCK_N=step, BLOCK_D=padded(head_dim), num_warps=warps, num_stages=stages,
+    )  # fmt: skip
+    return portable, row_logsumexp_hopper(q, k, scale, has_range) if hopper.readable(q, k) else None
 
 
 @triton.jit

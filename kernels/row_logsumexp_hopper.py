@@ -9,10 +9,11 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma
 
-from .hopper import Descriptor, next_scores, real_keys, send_keys
+from .hopper import next_scores, real_keys, send_keys
 from .hopper_softmax import declare_too_large, shrink, thread_sums, too_large
-from .launch import cdiv, launch, padded
+from .launch import Launch
 from .primitives import LOG2_E
+from .sizes import cdiv, padded
 
 STAGES = {64: 8, 128: 4}  # padded head_dim -> steps of keys in flight
 KEYS = gl.constexpr(128)  # keys of a step
@@ -21,14 +22,13 @@ GROUPS = gl.constexpr(4)  # warpgroups that multiply
 REGISTERS = gl.constexpr(112)  # of a thread of theirs; at the start every thread has 96
 
 
-def row_logsumexp_hopper(q, k, key_range, lse, scale):
-    """Fill lse [B, Hq, Nq]; arguments as checked by `row_logsumexp`."""
+def row_logsumexp_hopper(q, k, scale, has_range):
+    """The launch for layouts of q and k that `hopper.readable` takes; it is given q, k, key_range and lse [B, Hq, Nq]."""
     (batch, heads, queries, head_dim), (kv_heads, keys) = q.shape, k.shape[1:3]
-    launch(
+    return Launch(
         _logsumexp, (cdiv(queries, ROWS.value * GROUPS.value), batch * heads),
-        (Descriptor(q, ROWS.value), Descriptor(k, KEYS.value), key_range, lse),
-        (heads, heads // kv_heads, queries, keys, scale * LOG2_E),
-        HAS_RANGE=key_range is not None, STAGES=STAGES[padded(head_dim)], num_warps=4, maxnreg=96,
+        (heads, heads // kv_heads, queries, keys, scale * LOG2_E), {0: ROWS.value, 1: KEYS.value},
+        HAS_RANGE=has_range, STAGES=STAGES[padded(head_dim)], num_warps=4, maxnreg=96,
     )  # fmt: skip
 
 

@@ -4,8 +4,9 @@ import torch
 import triton
 import triton.language as tl
 
-from .launch import cdiv, launch
+from .launch import Launch, plan
 from .primitives import real_keys
+from .sizes import cdiv
 
 
 def rows_of_segments(grid, segments, count, sampling):
@@ -14,12 +15,19 @@ def rows_of_segments(grid, segments, count, sampling):
     grid: read for its sizes and key range only; sampling: "spread" or "tail"."""
     batch = 1 if grid.key_range is None else grid.key_range.shape[0]
     rows = torch.empty(batch, segments * count, dtype=torch.int64, device=grid.device)
-    launch(
-        _rows, (cdiv(segments * count, 256), batch),
-        (rows, grid.key_range), (segments, count, grid.nq, grid.nk, grid.query_blocks),
-        HAS_RANGE=grid.key_range is not None, BLOCK=grid.block, TAIL=sampling == "tail",
-    )  # fmt: skip
+    sizes = (batch, grid.nq, grid.nk, grid.block)
+    _plan(sizes, segments, count, sampling, grid.key_range is not None, grid.device)(rows, grid.key_range)
     return rows
+
+
+@plan
+def _plan(sizes, segments, count, sampling, has_range, device):
+    """The launch; one for each device, since a kernel is loaded on each."""
+    batch, queries, keys, block = sizes
+    return Launch(
+        _rows, (cdiv(segments * count, 256), batch), (segments, count, queries, keys, cdiv(queries, block)),
+        HAS_RANGE=has_range, BLOCK=block, TAIL=sampling == "tail",
+    )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["segments", "count", "Nq", "Nk", "query_blocks"])

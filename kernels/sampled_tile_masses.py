@@ -1,20 +1,23 @@
 """Stage 1: the attention mass of sampled rows in every key tile, from one pass over QK and a small normalising kernel."""
 
+from typing import NamedTuple
+
 import torch
 import triton
 import triton.language as tl
 
 from . import hopper
-from .checks import check_block_size, check_inputs
-from .launch import cdiv, launch, padded, power_of_2
+from .checks import check_block_size, check_key_range, check_layouts, layouts
+from .launch import Launch, layout, plan
 from .primitives import LOG2_E, load_rows, load_tile, masked_scores, real_keys
 from .sampled_tile_masses_hopper import tile_logsumexp_hopper
+from .sizes import cdiv, padded, power_of_2
 
 CONFIGS = {64: (8, 3), 128: (8, 2), 256: (8, 2)}  # padded head_dim -> warps, pipeline stages
 ROWS = 128  # sampled rows of a program: the same ones of every head that it takes
 HEADS = 8  # of a group, at most, that share a program's keys
 TILES = 32  # key tiles walked by one program
-NORMALISED = 32  # sampled rows normalised by one program
+NORMALISED = 16  # sampled rows normalised by one program
 
 
 def sampled_tile_masses(q, k, rows, scale=None, key_range=None, block_size=128):
@@ -25,39 +28,59 @@ def sampled_tile_masses(q, k, rows, scale=None, key_range=None, block_size=128):
     and -inf. Raises TypeError or ValueError before any launch. Between the two kernels a tile's maximum and sum of exponentials
     travel as one number, its logsumexp in base 2, in a buffer as large as the masses.
     """
-    scale = check_inputs(q, k, None, scale, key_range)
-    check_block_size(block_size)
-    (batch, heads, queries, head_dim), (kv_heads, keys) = q.shape, k.shape[1:3]
     if not isinstance(rows, torch.Tensor) or rows.dtype != torch.int64:
         raise TypeError(f"rows must be an int64 tensor, found {getattr(rows, 'dtype', type(rows).__name__)}")
-    if rows.dim() != 2 or rows.shape[0] not in (1, batch) or rows.device != q.device:
+    made = _plan(*layouts(q, k), layout(rows), scale, key_range is not None, block_size)
+    check_key_range(key_range, q)
+    masses = torch.empty(made.masses, dtype=torch.float32, device=q.device)
+    lse = torch.empty(made.masses[:3], dtype=torch.float32, device=q.device)
+    if made.normalise:
+        partial = torch.empty(made.masses, dtype=torch.float32, device=q.device)  # as [B, Hq, key blocks, R]
+        if not (made.hopper and made.hopper(q, k, rows, key_range, partial)):
+            made.portable(q, k, rows, key_range, partial)
+        made.normalise(rows, key_range, partial, masses, lse)
+    return masses, lse
+
+
+class _Plan(NamedTuple):
+    """The shape of the masses; the launches of the pass over QK, on Hopper if it can run there; and the normalising one."""
+
+    masses: tuple[int, ...]
+    portable: Launch | None = None
+    hopper: Launch | None = None
+    normalise: Launch | None = None
+
+
+@plan
+def _plan(q, k, rows, scale, has_range, block_size):
+    scale = check_layouts(q, k, scale=scale)
+    check_block_size(block_size)
+    (batch, heads, queries, head_dim), (kv_heads, keys) = q.shape, k.shape[1:3]
+    if len(rows.shape) != 2 or rows.shape[0] not in (1, batch) or rows.device != q.device:
         found = f"{list(rows.shape)} on {rows.device}"
         raise ValueError(f"rows must be [{batch} or 1, sampled rows] on {q.device}, found {found}")
-    rows = rows.expand(batch, -1)
     count, tiles = rows.shape[1], cdiv(keys, block_size)
-    masses = torch.empty(batch, heads, count, tiles, dtype=torch.float32, device=q.device)
-    lse = torch.empty(batch, heads, count, dtype=torch.float32, device=q.device)
+    masses = (batch, heads, count, tiles)
     if count == 0:
-        return masses, lse
-    group, partial = heads // kv_heads, masses.new_empty(batch, heads, tiles, count)
+        return _Plan(masses)
+    steps = (rows.strides[0] if rows.shape[0] > 1 else 0, rows.strides[1])
+    group = heads // kv_heads
     shared = min(group & -group, HEADS)  # the largest power of 2 that divides the group
-    if block_size == 128 and hopper.fits(q, k):
-        tile_logsumexp_hopper(q, k, rows, key_range, partial, scale, shared)
-    else:
-        warps, stages = CONFIGS[padded(head_dim)]
-        launch(
-            _tile_logsumexp, (cdiv(count, ROWS // shared) * cdiv(tiles, TILES), batch * heads // shared),
-            (q, k, rows, key_range, partial),
-            (*q.stride(), *k.stride(), *rows.stride(), heads, group, queries, keys, count, tiles, TILES, scale * LOG2_E),
-            HAS_RANGE=key_range is not None, D=head_dim, BLOCK=block_size, BLOCK_D=padded(head_dim),
-            ROWS=ROWS // shared, HEADS=shared, num_warps=warps, num_stages=stages,
-        )  # fmt: skip
-    launch(
-        _normalise, (cdiv(count, NORMALISED), batch * heads),
-        (rows, key_range, partial, masses, lse), (*rows.stride(), heads, queries, keys, count, tiles),
-        HAS_RANGE=key_range is not None, BLOCK=block_size, ROWS=NORMALISED, TILES=min(64, power_of_2(tiles)), num_warps=4,
+    warps, stages = CONFIGS[padded(head_dim)]
+    portable = Launch(
+        _tile_logsumexp, (cdiv(count, ROWS // shared) * cdiv(tiles, TILES), batch * heads // shared),
+        (*q.strides, *k.strides, *steps, heads, group, queries, keys, count, tiles, TILES, scale * LOG2_E),
+        HAS_RANGE=has_range, D=head_dim, BLOCK=block_size, BLOCK_D=padded(head_dim),
+        ROWS=ROWS // shared, HEADS=shared, num_warps=warps, num_stages=stages,
     )  # fmt: skip
-    return masses, lse
+    on_hopper = block_size == 128 and hopper.readable(q, k)
+    normalise = Launch(
+        _normalise, (cdiv(count, NORMALISED), batch * heads), (*steps, heads, queries, keys, count, tiles),
+        HAS_RANGE=has_range, BLOCK=block_size, ROWS=NORMALISED, TILES=min(128, power_of_2(tiles)), num_warps=4,
+    )  # fmt: skip
+    return _Plan(
+        masses, portable, tile_logsumexp_hopper(q, k, count, steps, scale, has_range, shared) if on_hopper else None, normalise
+    )
 
 
 @triton.jit

@@ -4,10 +4,10 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier
 
-from .hopper import Descriptor, multiprocessors, next_scores, real_keys, send_keys
-from .hopper_softmax import declare_too_large, too_large
-from .launch import cdiv, launch, padded
+from .hopper import multiprocessors, next_scores, real_keys, send_keys
+from .launch import Launch
 from .primitives import LOG2_E
+from .sizes import cdiv, padded
 
 STAGES = {64: 8, 128: 4}  # padded head_dim -> tiles of keys in flight
 BLOCK = gl.constexpr(128)  # keys of a tile
@@ -17,23 +17,24 @@ CHUNK = gl.constexpr(16)  # row blocks among which programs divide the tiles
 REGISTERS = gl.constexpr(112)  # of a thread that multiplies; at the start every thread has 96
 
 
-def tile_logsumexp_hopper(q, k, rows, key_range, out, scale, shared):
-    """Fill out [B, Hq, key blocks, R]; q and k as `hopper.fits` checks them; `shared` heads to a program.
+def tile_logsumexp_hopper(q, k, count, steps, scale, has_range, shared):
+    """The launch for layouts of q and k that `hopper.readable` takes; it is given q, k, rows, key_range and out [B, Hq, key
+    blocks, R]. count, steps: of the rows how many, and their strides; `shared` heads to a program.
 
     A row block is what a program's warpgroups hold at once. The tiles that the row blocks of a chunk see, one after the other,
     are cut into equal shares, one for each program: all end at the same time, whatever the rows.
     """
-    (batch, heads, queries, head_dim), (kv_heads, keys), (tiles, count) = q.shape, k.shape[1:3], out.shape[2:]
+    (batch, heads, queries, head_dim), (kv_heads, keys) = q.shape, k.shape[1:3]
     chunks = cdiv(count, LANES.value // shared * GROUPS.value * CHUNK.value)
     parts = batch * heads // shared * chunks
     places = multiprocessors(q.device)
     # with few parts one share to a multiprocessor; with many, rounding would leave some idle
     shares = max((1 if 4 * parts <= places else 4) * places // parts, 1)
-    launch(
+    return Launch(
         _tile_logsumexp, (shares, batch * heads // shared, chunks),
-        (q, Descriptor(k, BLOCK.value), rows, key_range, out),
-        (*q.stride()[:3], *rows.stride(), heads, heads // kv_heads, queries, keys, count, tiles, scale * LOG2_E),
-        HAS_RANGE=key_range is not None, D=head_dim, HEADS=shared, STAGES=STAGES[padded(head_dim)], num_warps=4, maxnreg=96,
+        (*q.strides[:3], *steps, heads, heads // kv_heads, queries, keys, count, cdiv(keys, BLOCK.value), scale * LOG2_E),
+        {1: BLOCK.value},
+        HAS_RANGE=has_range, D=head_dim, HEADS=shared, STAGES=STAGES[padded(head_dim)], num_warps=4, maxnreg=96,
     )  # fmt: skip
 
 
@@ -106,33 +107,22 @@ def _log2(x):
 @gluon.jit
 def _write_tiles(
     begin, end, ahead, q, positions, reals, out_ptrs, valid, count, scale_log2, ring,
-    MASKED: gl.constexpr, STAGES: gl.constexpr, WHO: gl.constexpr,
+    MASKED: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
-    """Each row's logsumexp in base 2 over the tiles begin .. end - 1; tile t is step t + ahead of the program.
-
-    Without a mask, exponentials are taken against the maximum of an earlier tile; only where a sum of them exceeds 256, or there
-    is no maximum yet, does the warp take the tile again with its own. A tile whose sum comes out as 0 has a mass below 2**-119.
-    """
+    """Each row's logsumexp in base 2 over the tiles begin .. end - 1; tile t is step t + ahead of the program."""
     lo, hi = reals
     k_smem, k_full, k_empty = ring
     layout: gl.constexpr = positions.type.layout.parent
     zero = gl.zeros([LANES, BLOCK], gl.float32, layout)
-    top = gl.full([LANES], float("-inf"), gl.float32, gl.SliceLayout(1, layout))
     for tile in range(begin, end):
         scores = next_scores(q, zero, tile + ahead, k_smem, k_full, k_empty, STAGES)
         if MASKED:
             keys = tile * BLOCK + gl.arange(0, BLOCK, layout=gl.SliceLayout(0, layout))
             visible = (keys[None, :] <= positions[:, None]) & (keys[None, :] >= lo) & (keys[None, :] < hi)
             scores = gl.where(visible, scores, float("-inf"))
-            top = gl.max(scores, 1) * scale_log2
-            base = gl.where(top == float("-inf"), 0.0, top)
-            total = gl.sum(gl.exp2(scores * scale_log2 - base[:, None]), 1)
-        else:
-            total = gl.sum(gl.exp2(scores * scale_log2 - top[:, None]), 1)
-            if too_large(total, WHO, False) != 0:
-                top = gl.max(scores, 1) * scale_log2
-                total = gl.sum(gl.exp2(scores * scale_log2 - top[:, None]), 1)
-            base = top
+        top = gl.max(scores, 1) * scale_log2
+        base = gl.where(top == float("-inf"), 0.0, top) if MASKED else top
+        total = gl.sum(gl.exp2(scores * scale_log2 - base[:, None]), 1)
         gl.store(out_ptrs + tile.to(gl.int64) * count, base + _log2(total), mask=valid)
 
 
@@ -152,7 +142,6 @@ def _consume(given, D: gl.constexpr, HEADS: gl.constexpr, STAGES: gl.constexpr, 
     dims = gl.arange(0, BLOCK_D, layout=gl.SliceLayout(0, wide))
     q = q_smem.index(WHO)
     first, last = _share(total)
-    declare_too_large(WHO)
     before = 0
     for nth in range(0, CHUNK):
         ends = _of_groups(ends_smem, nth, 4)
@@ -178,13 +167,11 @@ def _consume(given, D: gl.constexpr, HEADS: gl.constexpr, STAGES: gl.constexpr, 
             full_begin = gl.minimum(gl.maximum(gl.cdiv(reals[0], BLOCK), begin), seen)
             full_end = gl.maximum(gl.minimum(_only(_of_groups(fulls_smem, nth, 4), WHO), seen), full_begin)
             ahead = before - first  # from a tile to the program's step
+            _write_tiles(begin, full_begin, ahead, q, positions, reals, out_ptrs, valid, count, scale_log2, ring, True, STAGES)
             _write_tiles(
-                begin, full_begin, ahead, q, positions, reals, out_ptrs, valid, count, scale_log2, ring, True, STAGES, WHO
+                full_begin, full_end, ahead, q, positions, reals, out_ptrs, valid, count, scale_log2, ring, False, STAGES
             )
-            _write_tiles(
-                full_begin, full_end, ahead, q, positions, reals, out_ptrs, valid, count, scale_log2, ring, False, STAGES, WHO
-            )
-            _write_tiles(full_end, seen, ahead, q, positions, reals, out_ptrs, valid, count, scale_log2, ring, True, STAGES, WHO)
+            _write_tiles(full_end, seen, ahead, q, positions, reals, out_ptrs, valid, count, scale_log2, ring, True, STAGES)
             for step in range(seen + ahead, end + ahead):  # tiles that only other warpgroups see
                 mbarrier.wait(k_full.index(step % STAGES), step // STAGES & 1)
                 mbarrier.arrive(k_empty.index(step % STAGES), count=1)

@@ -17,8 +17,9 @@ import torch
 import triton
 import triton.language as tl
 
-from .launch import INTERPRETED, cdiv, launch, power_of_2
+from .launch import INTERPRETED, Launch, layout, plan
 from .primitives import real_keys
+from .sizes import cdiv, power_of_2
 
 ROUNDS = 20
 LEAST_SHARE, MOST_SHARE = tl.constexpr(0.4), tl.constexpr(0.8)  # of what is missing, that a round buys
@@ -39,49 +40,65 @@ def selected_tiles(masses, rows, grid, config, segments):
     Returns bool block_mask [B, H, query blocks, key blocks], columns [B, H, segments, key blocks], slashes [B, H, segments,
     slashes]. Never waits for the GPU. Raises TypeError or ValueError before the launch.
     """
-    _check(masses, rows, grid, segments)
-    (batch, heads, sampled, key_blocks), device = masses.shape, masses.device
-    groups, count = batch * heads * segments, sampled // segments
-    places = max(64, power_of_2(max(key_blocks, grid.slashes)))
-    splits = 1 if INTERPRETED else max(min(_processors(device) // groups, cdiv(count, LEAST_ROWS)), 1)
-    board = 2 * ROUNDS * (2 * places + 1) if splits > 1 else 0
-    work = (torch.zeros if board else torch.empty)(groups, board + 2 * places * splits, dtype=torch.int32, device=device)
-    block_mask = torch.empty(batch, heads, grid.query_blocks, key_blocks, dtype=torch.bool, device=device)
-    columns = torch.empty(batch, heads, segments, key_blocks, dtype=torch.bool, device=device)
-    slashes = torch.empty(batch, heads, segments, grid.slashes, dtype=torch.bool, device=device)
-    kind, window, alpha_slashes = config.selection, 0, config.alpha_slashes or config.cra
-    if kind == "window":  # `independent` without slashes
-        kind, window, alpha_slashes = "independent", grid.window_blocks(config.window_ratio), 0.0
-    launch(
-        _select, (groups, splits),
-        (masses.contiguous(), rows, grid.key_range, work, block_mask, columns, slashes),
-        (rows.stride(0) if rows.shape[0] > 1 else 0, rows.stride(1), heads, segments, count, grid.nq, grid.nk, board,
-         config.sink_blocks, max(config.local_blocks, window) + grid.crossed, config.last_blocks,
-         config.cra, 1 - config.cra, float(config.sampling_margin), config.rows_at_target, float(config.density or 0),
-         config.alpha_columns or config.cra, alpha_slashes, 1 << (29 - (count - 1).bit_length())),
-        KIND="budget" if config.density else kind, HAS_RANGE=grid.key_range is not None, BLOCK=grid.block, PLACES=places,
-        ROWS=max(4096 // places, min(8, 8192 // places)), SHARED=splits > 1, ROUNDS=ROUNDS, DIGIT=4 if places <= 1024 else 1,
-        num_warps=8 if places <= 1024 else 16, enable_fp_fusion=False, launch_cooperative_grid=splits > 1,
-    )  # fmt: skip
-    return block_mask, columns, slashes
-
-
-def _check(masses, rows, grid, segments):
     for name, x, dtype in (("masses", masses, torch.float32), ("rows", rows, torch.int64)):
         if not isinstance(x, torch.Tensor) or x.dtype != dtype:
             raise TypeError(f"{name} must be a {dtype} tensor, found {getattr(x, 'dtype', type(x).__name__)}")
-    if masses.dim() != 4 or masses.shape[-1] != grid.key_blocks:
-        raise ValueError(f"masses must be [B, H, R, {grid.key_blocks}], found {list(masses.shape)}")
-    if rows.dim() != 2 or rows.shape[0] not in (1, masses.shape[0]) or rows.shape[1] != masses.shape[2] or not rows.numel():
-        raise ValueError(f"rows must be [{masses.shape[0]} or 1, {masses.shape[2]}] and not empty, found {list(rows.shape)}")
-    if rows.shape[1] % segments:
-        raise ValueError(f"{rows.shape[1]} rows can't be shared out evenly among {segments} segments")
+    sizes = grid.nq, grid.nk, grid.block, grid.key_range is not None
+    choose, zeroed, worked, kept, of_columns, of_slashes = _plan(layout(masses), layout(rows), sizes, config, segments)
+    work = (torch.zeros if zeroed else torch.empty)(worked, dtype=torch.int32, device=masses.device)
+    block_mask = torch.empty(kept, dtype=torch.bool, device=masses.device)
+    columns = torch.empty(of_columns, dtype=torch.bool, device=masses.device)
+    slashes = torch.empty(of_slashes, dtype=torch.bool, device=masses.device)
+    choose(masses.contiguous(), rows, grid.key_range, work, block_mask, columns, slashes)
+    return block_mask, columns, slashes
+
+
+@plan
+def _plan(masses, rows, sizes, config, segments):
+    """The launch, whether its workspace must be zero, and the shapes of the workspace, the mask, the columns and the slashes."""
+    nq, nk, block, has_range = sizes
+    query_blocks, key_blocks, shift = cdiv(nq, block), cdiv(nk, block), cdiv(nk - nq, block)
+    _check(masses, rows, key_blocks, segments)
+    batch, heads, sampled, _ = masses.shape
+    groups, count = batch * heads * segments, sampled // segments
+    places = max(64, power_of_2(max(key_blocks, query_blocks + shift)))
+    splits = 1 if INTERPRETED else max(min(_processors(masses.device) // groups, cdiv(count, LEAST_ROWS)), 1)
+    board = 2 * ROUNDS * (2 * places + 1) if splits > 1 else 0
+    kind, window, alpha_slashes = config.selection, 0, config.alpha_slashes or config.cra
+    if kind == "window":  # `independent` without slashes
+        kind, window, alpha_slashes = "independent", -(-int(config.window_ratio * nk) // block) + 1, 0.0
+    crossed = int((nk - nq) % block != 0)
+    shares = (
+        config.cra, 1 - config.cra, config.sampling_margin, config.rows_at_target, config.density or 0,
+        config.alpha_columns or config.cra, alpha_slashes,
+    )  # fmt: skip
+    choose = Launch(
+        _select, (groups, splits),
+        (rows.strides[0] if rows.shape[0] > 1 else 0, rows.strides[1], heads, segments, count, nq, nk, board,
+         config.sink_blocks, max(config.local_blocks, window) + crossed, config.last_blocks,
+         *map(float, shares), 1 << (29 - (count - 1).bit_length())),
+        KIND="budget" if config.density else kind, HAS_RANGE=has_range, BLOCK=block, PLACES=places,
+        ROWS=max(4096 // places, min(8, 8192 // places)), SHARED=splits > 1, ROUNDS=ROUNDS, DIGIT=4 if places <= 1024 else 1,
+        num_warps=8 if places <= 1024 else 16, enable_fp_fusion=False, launch_cooperative_grid=splits > 1,
+    )  # fmt: skip
+    shapes = (batch, heads, query_blocks, key_blocks), (batch, heads, segments, key_blocks)
+    return choose, splits > 1, (groups, board + 2 * places * splits), *shapes, (batch, heads, segments, query_blocks + shift)
+
+
+def _check(masses, rows, key_blocks, segments):
+    if len(masses.shape) != 4 or masses.shape[-1] != key_blocks:
+        raise ValueError(f"masses must be [B, H, R, {key_blocks}], found {list(masses.shape)}")
+    of_rows = rows.shape
+    if len(of_rows) != 2 or of_rows[0] not in (1, masses.shape[0]) or of_rows[1] != masses.shape[2] or not of_rows.numel():
+        raise ValueError(f"rows must be [{masses.shape[0]} or 1, {masses.shape[2]}] and not empty, found {list(of_rows)}")
+    if of_rows[1] % segments:
+        raise ValueError(f"{of_rows[1]} rows can't be shared out evenly among {segments} segments")
     if masses.device != rows.device:
         raise ValueError(f"masses and rows must be on one device, found {masses.device} and {rows.device}")
-    if not (masses.is_cuda or INTERPRETED):
+    if not (masses.device.type == "cuda" or INTERPRETED):
         raise ValueError(f"a Triton kernel needs CUDA tensors, found {masses.device}; backend='torch' runs there")
-    if grid.key_blocks > LARGEST:
-        raise ValueError(f"the kernel takes up to {LARGEST} key blocks, found {grid.key_blocks}; backend='torch' has no limit")
+    if key_blocks > LARGEST:
+        raise ValueError(f"the kernel takes up to {LARGEST} key blocks, found {key_blocks}; backend='torch' has no limit")
 
 
 @functools.cache

@@ -19,10 +19,11 @@ def dense_attention(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None,
     Padding, and Nq < Nk where our dense kernel does not run, are what SDPA's causal kernels don't know: there it is our
     block-sparse forward with every tile kept.
     """
-    if key_range is None and q.shape[2] == k.shape[2]:
-        return causal_attention(q, k, v, scale)
-    if key_range is None and (ours := _ours(q, k, v)):
-        return ours(q, k, v, scale)
+    if key_range is None:
+        if (out := _ours(q, k, v, scale)) is not None:
+            return out
+        if q.shape[2] == k.shape[2]:
+            return causal_attention(q, k, v, scale)
     grid = Grid(q.shape[2], k.shape[2], backends.KERNEL_BLOCK, q.device, key_range)
     ops = backends.twins(backends.resolve("auto", q.device, q.dtype))
     every_tile = grid.causal.expand(q.shape[0], q.shape[1], -1, -1)
@@ -35,11 +36,10 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None
     cuDNN's operator is called by name: SDPA would choose flash (half as fast on an H100), and the context that changes its choice
     takes the host 30 microseconds, as long as 1,024 tokens take the GPU. Neither is asked for gradients or dropout.
     """
+    if not dropout and (out := _ours(q, k, v, scale)) is not None:
+        return out
     shared = q.shape[1] != k.shape[1]
-    learns = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
-    if q.is_cuda and not (learns or dropout or torch.compiler.is_compiling()):
-        if ours := _ours(q, k, v):
-            return ours(q, k, v, scale)
+    if q.is_cuda and not (dropout or torch.compiler.is_compiling() or _learns(q, k, v)):
         parameters = torch.backends.cuda.SDPAParams(q, k, v, None, 0.0, True, shared)
         if torch.backends.cuda.can_use_cudnn_attention(parameters):
             return torch._scaled_dot_product_cudnn_attention(q, k, v, None, False, 0.0, True, scale=scale)[0]
@@ -48,19 +48,22 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None
     return F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout, scale=scale, enable_gqa=shared)
 
 
-def _ours(q, k, v):
-    """Our dense kernel where it takes the inputs and is the fastest, else None."""
-    module = _module(q.device, q.dtype, max(q.shape[3], v.shape[3])) if q.is_cuda else None
-    return module.causal_attention if module and module.takes(q, k, v) else None
+def _learns(*tensors):
+    return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+
+
+def _ours(q, k, v, scale) -> Tensor | None:
+    """The output of our dense kernel where it takes the inputs and is the fastest."""
+    if not q.is_cuda or torch.compiler.is_compiling() or _learns(q, k, v) or (scale is not None and scale <= 0):
+        return None
+    if_taken = _our_kernel(q.device, q.dtype, q.shape[3], v.shape[3])
+    return if_taken and if_taken(q, k, v, scale)
 
 
 @cache
-def _module(device, dtype, head_dim):
-    if (
-        backends.resolve("auto", device, dtype, head_dim=head_dim) != "triton"
-        or fastest.measured(device, head_dim).dense != "triton"
-    ):
+def _our_kernel(device, dtype, head_dim, value_dim):
+    if backends.resolve("auto", device, dtype, head_dim=max(head_dim, value_dim)) != "triton":
         return None
-    from sampleattn.kernels import causal_attention
+    from sampleattn.kernels.causal_attention import if_taken
 
-    return causal_attention
+    return if_taken if fastest.measured(device, max(head_dim, value_dim)).dense == "triton" else None

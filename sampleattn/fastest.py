@@ -34,7 +34,7 @@ TABLE = {
     (9, 0): {
         64: Measured(8192, ("triton",), "triton"),
         128: Measured(8192, ("triton",), "triton"),
-        256: Measured(65536, ("triton",)),
+        256: Measured(65536, ("triton",), "triton"),
     }
 }
 

@@ -17,7 +17,7 @@ from sampleattn.filtering import select
 pytest.importorskip("triton", reason="Triton is not installed")
 from sampleattn.kernels.block_index_lists import block_index_lists  # noqa: E402
 
-from sampleattn.kernels import hopper  # noqa: E402
+from sampleattn.kernels import block_sparse_attention, hopper, row_logsumexp, sampled_tile_masses  # noqa: E402
 
 BLOCK = 128
 EPSILON = torch.finfo(torch.float32).eps
@@ -120,7 +120,9 @@ def test_a_longer_length(device, dtype, poison):
 @pytest.mark.parametrize("head_dim", [64, 128])
 def test_the_kernels_of_other_gpus(device, dtype, poison, monkeypatch, head_dim):
     """What runs where Hopper's copy engine can't."""
-    monkeypatch.setattr(hopper, "fits", lambda *tensors, **limits: False)
+    monkeypatch.setattr(hopper, "readable", lambda *layouts, **limits: False)
+    for module in (block_sparse_attention, row_logsumexp, sampled_tile_masses):
+        monkeypatch.setattr(module, "_plan", module._plan.__wrapped__)
     padding = [(0, 777), (130, 777), (0, 600)]
     compare(*inputs(device, dtype, nq=700, nk=777, heads=4, kv_heads=2, head_dim=head_dim, padding=padding))
 

@@ -51,7 +51,7 @@ def method(q, k, v, padding=None, **settings):
 
 def main() -> None:
     if "portable" in sys.argv[1:]:
-        hopper.fits = lambda *tensors, **limits: False
+        hopper.readable = lambda *layouts, **limits: False
     padding = torch.arange(TOKENS, device="cuda") >= torch.tensor([[0], [130]], device="cuda")
     for head_dim in (64, 128, 256, 72):
         q, k, v = inputs(head_dim)
