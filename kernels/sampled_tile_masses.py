@@ -18,6 +18,7 @@ ROWS = 128  # sampled rows of a program: the same ones of every head that it tak
 HEADS = 8  # of a group, at most, that share a program's keys
 TILES = 32  # key tiles walked by one program
 NORMALISED = 16  # sampled rows normalised by one program
+AT_ONCE = 1024  # of their tiles, at most, that it holds in registers
 
 
 def sampled_tile_masses(q, k, rows, scale=None, key_range=None, block_size=128):
@@ -76,7 +77,8 @@ def _plan(q, k, rows, scale, has_range, block_size):
     on_hopper = block_size == 128 and hopper.readable(q, k)
     normalise = Launch(
         _normalise, (cdiv(count, NORMALISED), batch * heads), (*steps, heads, queries, keys, count, tiles),
-        HAS_RANGE=has_range, BLOCK=block_size, ROWS=NORMALISED, TILES=min(128, power_of_2(tiles)), num_warps=4,
+        HAS_RANGE=has_range, BLOCK=block_size, ROWS=NORMALISED, WHOLE=tiles <= AT_ONCE,
+        TILES=min(power_of_2(tiles), AT_ONCE if tiles <= AT_ONCE else 128), num_warps=8 if 256 < tiles <= AT_ONCE else 4,
     )  # fmt: skip
     return _Plan(
         masses, portable, tile_logsumexp_hopper(q, k, count, steps, scale, has_range, shared) if on_hopper else None, normalise
@@ -148,9 +150,10 @@ def _tile_logsumexp(
 @triton.jit(do_not_specialize=["sr_b", "heads", "Nq", "Nk", "count", "tiles"])
 def _normalise(
     rows_ptr, range_ptr, partial_ptr, masses_ptr, lse_ptr, sr_b, sr_r, heads, Nq, Nk, count, tiles,
-    HAS_RANGE: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, TILES: tl.constexpr,
+    HAS_RANGE: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, WHOLE: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
-    """ROWS sampled rows of one head: their tiles' logsumexp [tiles, rows] -> masses [rows, tiles] and the rows' logsumexp."""
+    """ROWS sampled rows of one head: their tiles' logsumexp [tiles, rows] -> masses [rows, tiles] and the rows' logsumexp.
+    WHOLE: all tiles at once, read once; else TILES at a time, read twice."""
     entries = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     row = tl.program_id(1)
     batch = (row // heads).to(tl.int64)
@@ -161,19 +164,28 @@ def _normalise(
     seen = tl.where((positions >= lo) & (positions < hi), positions // BLOCK + 1, 0)  # the tiles that hold a logsumexp
     partial_ptrs = partial_ptr + row.to(tl.int64) * tiles * count + entries[None, :]
     masses_ptrs = masses_ptr + (row.to(tl.int64) * count + entries)[None, :] * tiles
-    top = tl.full([ROWS], float("-inf"), tl.float32)
-    total = tl.zeros([ROWS], tl.float32)
-    for start in range(0, tl.max(seen, 0), TILES):
-        offsets = start + tl.arange(0, TILES)[:, None]
+    if WHOLE:
+        offsets = tl.arange(0, TILES)[:, None]
         values = tl.load(partial_ptrs + offsets.to(tl.int64) * count, mask=offsets < seen[None, :], other=float("-inf"))
-        new_top = tl.maximum(top, tl.max(values, 0))
-        base = tl.where(new_top == float("-inf"), 0.0, new_top)
-        total = total * tl.exp2(top - base) + tl.sum(tl.exp2(values - base[None, :]), 0)
-        top = new_top
+        top = tl.max(values, 0)
+        total = tl.sum(tl.exp2(values - tl.where(top == float("-inf"), 0.0, top)[None, :]), 0)
+    else:
+        top = tl.full([ROWS], float("-inf"), tl.float32)
+        total = tl.zeros([ROWS], tl.float32)
+        for start in range(0, tl.max(seen, 0), TILES):
+            offsets = start + tl.arange(0, TILES)[:, None]
+            values = tl.load(partial_ptrs + offsets.to(tl.int64) * count, mask=offsets < seen[None, :], other=float("-inf"))
+            new_top = tl.maximum(top, tl.max(values, 0))
+            base = tl.where(new_top == float("-inf"), 0.0, new_top)
+            total = total * tl.exp2(top - base) + tl.sum(tl.exp2(values - base[None, :]), 0)
+            top = new_top
     lse = tl.where(total > 0, top + tl.log2(tl.where(total > 0, total, 1.0)), float("-inf"))
     base = tl.where(total > 0, lse, 0.0)
-    for start in range(0, tiles, TILES):
-        offsets = start + tl.arange(0, TILES)[:, None]
-        values = tl.load(partial_ptrs + offsets.to(tl.int64) * count, mask=offsets < seen[None, :], other=float("-inf"))
+    if WHOLE:
         tl.store(masses_ptrs + offsets, tl.exp2(values - base[None, :]), mask=(offsets < tiles) & valid[None, :])
+    else:
+        for start in range(0, tiles, TILES):
+            offsets = start + tl.arange(0, TILES)[:, None]
+            values = tl.load(partial_ptrs + offsets.to(tl.int64) * count, mask=offsets < seen[None, :], other=float("-inf"))
+            tl.store(masses_ptrs + offsets, tl.exp2(values - base[None, :]), mask=(offsets < tiles) & valid[None, :])
     tl.store(lse_ptr + row.to(tl.int64) * count + entries, lse * 0.6931471805599453, mask=valid)

@@ -191,7 +191,8 @@ def test_bars_are_ratios_of_the_rows_of_one_mode():
         row("sparse_forward", "triton", 32768, 1.0, density=0.0999, mode="graph"),
         row("stage_1", "triton", 32768, 0.2),
         row("selection", "density 0.1", 32768, 0.1, density=0.1),
-        row("index_lists", "triton", 32768, 0.06, density=0.1),
+        row("index_lists", "triton", 32768, 0.16, density=0.1),
+        row("choosing", "joint", 32768, 0.36, density=0.1),
         row("dense", "cudnn", 32768, 14.0, density=1.0, tflops=600.0),
         row("sparse_forward", "triton", 32768, 14.5, density=1.0, tflops=579.0),
         row("sample_attention", "triton, density 0.1", 32768, 2.5, memory_mb=600.0),
@@ -202,7 +203,7 @@ def test_bars_are_ratios_of_the_rows_of_one_mode():
         "sparse forward at 10%, 32K: rate over fa4's": (0.9, False),
         "sparse forward at 10%, 32K: rate over flex's": (1.5, True),
         "sparse forward with everything kept, 32K: rate over cuDNN dense": (0.965, True),
-        "stage 1 + stage 2 + index lists, 32K: share of the forward at 10%": (0.18, True),
+        "stage 1, stage 2, index lists in a row, 32K: share of the forward at 10%": (0.18, True),
         "sample_attention, 10% imposed, 32K: times faster than cudnn dense": (5.6, False),
         "break-even of sample_attention with cuDNN dense, tokens": (32768, False),
     }

@@ -181,6 +181,19 @@ def test_rows_without_a_kept_tile(device, dtype, poison):
     assert (out == 0).all() and (lse == -torch.inf).all()
 
 
+def test_more_tiles_than_a_program_holds(device, dtype, poison, monkeypatch):
+    """Rows' masses are then normalised some tiles at a time."""
+    monkeypatch.setattr(sampled_tile_masses, "AT_ONCE", 2)
+    monkeypatch.setattr(sampled_tile_masses, "_plan", sampled_tile_masses._plan.__wrapped__)
+    q, k, *_ = inputs(device, dtype, nq=300, nk=450, heads=2, padding=[(0, 450), (130, 450)])
+    key_range = torch.tensor([[0, 450], [130, 450]], dtype=torch.int32, device=device)
+    rows = torch.tensor([[3, 250, -1, 299]], device=device)
+    masses, lse = backends.twins("triton").sampled_tile_masses(q, k, rows, None, key_range)
+    twin, twin_lse = reference.sampled_tile_masses(q, k, rows, None, key_range)
+    torch.testing.assert_close(masses, twin, rtol=0, atol=1e-4)
+    torch.testing.assert_close(lse, twin_lse, rtol=0, atol=1e-3)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize(("heads", "count"), [(1, 5000), (2, 700), (8, 1100)])
 def test_many_sampled_rows(device, dtype, poison, heads, count):

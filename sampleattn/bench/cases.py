@@ -114,7 +114,8 @@ def everything(feed: Feed, density: float) -> Cases:
 
 
 def stages(feed: Feed, density: float) -> Cases:
-    """Stage 1 (the choice of rows included), stage 2 and the index lists, each as the method runs them."""
+    """Stage 1 (the choice of rows included), stage 2 and the index lists: each alone, and one after the other as the method runs
+    them."""
     yield from _stages(feed, forced(feed.q.device))
 
 
@@ -139,8 +140,15 @@ def _stages(feed, config):
         from sampleattn.kernels.block_index_lists import block_index_lists
 
         ids, spans = block_index_lists(mask, length, length)
-        read = mask.numel() + float(mask.sum()) * ids.element_size() + spans.nbytes
-        yield (Case("index_lists", ops.name, _call(lambda: block_index_lists(mask, length, length)), share, None, read),)
+        listed = mask.numel() + float(mask.sum()) * ids.element_size() + spans.nbytes
+        yield (Case("index_lists", ops.name, _call(lambda: block_index_lists(mask, length, length)), share, None, listed),)
+
+        def choose():
+            rows = sampled_rows(grid(), config, ops)
+            masses, _ = ops.sampled_tile_masses(q, k, rows)
+            return block_index_lists(select(masses, rows, grid(), config, ops).block_mask, length, length)
+
+        yield (Case("choosing", choice(config), _call(choose), share, operations, float(read + listed)),)
 
 
 def method(feed: Feed, density: float) -> Cases:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sampleattn.bench.bars import break_even, prefill_sentences
-from sampleattn.bench.rows import Finder, label, machine_line, readable, tokens
+from sampleattn.bench.rows import Finder, label, machine_line, of_last_gpu, readable, tokens
 
 BEGIN, END = "<!-- python -m sampleattn bench: table -->", "<!-- end of table -->"
 LENGTHS = (8192, 32768, 131072)
@@ -24,7 +24,7 @@ LINES = (
 
 def table(rows: list[dict]) -> list[str]:
     """Lines of Markdown: milliseconds call by call, at head_dim 128 and the fewest tiles, and how many times cuDNN's speed."""
-    rows = [row for row in readable(rows) if row["mode"] != "graph"]
+    rows = of_last_gpu([row for row in readable(rows) if row["mode"] != "graph"])
     find = Finder(rows)
     whole = {length: _fewest(find, "sample_attention", "triton", length) for length in LENGTHS}
     lengths = [length for length, row in whole.items() if row and find.time("dense", "cudnn", length)]

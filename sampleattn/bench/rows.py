@@ -17,6 +17,7 @@ WORDS = {
     "stage_1": "stage 1: sampling",
     "selection": "stage 2: selection",
     "index_lists": "index lists",
+    "choosing": "both stages and the lists",
     "row_logsumexp": "logsumexp of every row",
 }
 BY_TARGET = "tiles by target"
@@ -36,6 +37,11 @@ def readable(rows: Iterable[dict]) -> list[dict]:
         {name: str(row.get(name) or "") for name in texts} | {name: _number(row.get(name)) for name in NUMBERS} for row in rows
     ]
     return [row for row in rows if row["median_ms"] > 0]
+
+
+def of_last_gpu(rows: list[dict]) -> list[dict]:
+    """The rows of the GPU that was measured last: times of different GPUs are not held beside each other."""
+    return [row for row in rows if row["gpu"] == rows[-1]["gpu"]]
 
 
 def _number(text) -> float:
