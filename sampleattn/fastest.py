@@ -16,7 +16,7 @@ from sampleattn.config import SampleAttentionConfig
 
 
 class Measured(NamedTuple):
-    """break_even: keys from which on the whole method at 10% density beats cuDNN's dense attention.
+    """break_even: keys from which on the whole method at 10% density beats dense attention, also where the host is slow.
 
     forwards: the block-sparse forwards, the fastest first; the first that can run is taken.
     dense: what is faster for dense causal attention, "triton" (on Hopper) or "cudnn".
@@ -29,7 +29,7 @@ class Measured(NamedTuple):
 
 # Compute capability -> largest head_dim -> what was measured, by `python -m sampleattn bench` (parts auto and forward; bf16, B=1,
 # 32 query and 8 key heads). Change the rows when it says otherwise, and the date with them.
-MEASURED_ON = "an H100, 2026-11-24"
+MEASURED_ON = "an H100 and an H200, 2026-11-24 and 29"
 TABLE = {
     (9, 0): {
         64: Measured(8192, ("triton",), "triton"),
