@@ -309,8 +309,10 @@ def asked(key: str) -> dict | None:
 
 
 def map_state() -> dict[str, str]:
-    """The map's state in the page's address."""
-    return map_feed.checked_state(st.query_params.to_dict())
+    """The map's state in the page's address. A tab has one, which follows the map: a file made later shows what is on show then."""
+    state = st.session_state.setdefault("map_state", {})
+    state.update(map_feed.checked_state(st.query_params.to_dict()))
+    return state
 
 
 def keep_map_state(key: str) -> None:

@@ -69,6 +69,22 @@ def test_the_head_comes_first_then_the_text_each_once(trace):
     assert "text" not in planes and other["head"]["head"] == 3 and "tiles" not in other
 
 
+def missed_of(planes):
+    """The missed mass of the tiles, as the browser makes it of their bits."""
+    weights = planes["tile_weights"]
+    lost = np.unpackbits(planes["tile_lost"], bitorder="little")
+    return np.where(lost.reshape(weights.shape), weights, 0)
+
+
+def test_missed_mass_is_sent_in_full_where_cells_lie_in_several_tiles(tmp_path):
+    write_synthetic_trace(tmp_path / "t", layers=1, heads=2, tokens=1300, pin_layers=(0,))
+    trace = Trace.load(tmp_path / "t")
+    weights, missed = (plane[None, :128, :128] for plane in trace.window_planes(0, 0, (0, 1300), (0, 1300), (128, 128), "sum"))
+    assert (missed[(missed > 0)] < weights[missed > 0]).any()
+    sent = map_feed._missed(weights, missed)
+    assert list(sent) == ["tile_missed"] and np.array_equal(sent["tile_missed"], missed)
+
+
 def test_tiles_are_windows_of_the_map_and_zero_beyond_the_prompt(trace):
     places = [[0, 5, 5], [0, 3, 1], [0, 5, 0]]
     header, planes = ask(trace, 1, 2, holding(trace, 1, 2, places))
@@ -78,7 +94,7 @@ def test_tiles_are_windows_of_the_map_and_zero_beyond_the_prompt(trace):
         weights, missed = trace.window_planes(1, 2, rows, cols)
         height, width = weights.shape
         assert np.array_equal(planes["tile_weights"][n, :height, :width], weights)
-        assert np.array_equal(planes["tile_missed"][n, :height, :width], missed)
+        assert np.array_equal(missed_of(planes)[n, :height, :width], missed)
         assert not planes["tile_weights"][n, height:].any() and not planes["tile_weights"][n, :, width:].any()
 
 

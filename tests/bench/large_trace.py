@@ -1,6 +1,6 @@
 """A made-up trace of 32 x 32 heads at 128K tokens, pinned until it holds 6 GB: how long each step of its use takes, as a table.
 
-python tests/bench/large_trace.py [--layers 32] [--heads 32] [--gigabytes 6] [--times 20] [--trace FOLDER, made if it is not there]
+python tests/bench/large_trace.py [--layers 32] [--heads 32] [--gigabytes 6] [--times 20] [--trace FOLDER to use, or to make]
 """
 
 from __future__ import annotations
@@ -98,10 +98,13 @@ def head_click(page, layer: int, head: int) -> float:
 
 
 def zoomed(page, n: int, size: int) -> float:
-    """Seconds from the zoom to a new place of the pinned head until its window of `size` tokens is exact."""
+    """Seconds from the zoom to a new place of the pinned head, of which no tile is known, until its window of `size` tokens is exact.
+
+    n: 0 to 19.
+    """
     page.locator(".stage").focus()
     page.keyboard.press("g")
-    page.keyboard.type(f"{60_000 + 2500 * n} {20_000 + 1500 * n}")
+    page.keyboard.type(f"{60_000 + 3400 * n} {5_000 + 12_500 * (n % 4)}")
     steps = [lambda: page.keyboard.press("Enter")] + [lambda: page.keyboard.press("Escape")] * (1 + (size > 512))
     for step in steps:
         before, started = page.locator(".root[data-view]").get_attribute("data-view"), time.perf_counter()
