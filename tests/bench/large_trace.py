@@ -98,10 +98,7 @@ def head_click(page, layer: int, head: int) -> float:
 
 
 def zoomed(page, n: int, size: int) -> float:
-    """Seconds from the zoom to a new place of the pinned head, of which no tile is known, until its window of `size` tokens is exact.
-
-    n: 0 to 19.
-    """
+    """Seconds from a zoom until the window of `size` tokens is exact; n, 0 to 19: the place, of which no tile is known before."""
     page.locator(".stage").focus()
     page.keyboard.press("g")
     page.keyboard.type(f"{60_000 + 3400 * n} {5_000 + 12_500 * (n % 4)}")
