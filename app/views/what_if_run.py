@@ -74,6 +74,8 @@ def _progress() -> None:
         st.progress(job.part, f"**Running exactly.** {reading.plain(job.sentence)} · {job.elapsed:.0f} s")
         if st.button("Cancel", icon=":material/stop_circle:", disabled=job.cancel.is_set(), key="exact_cancel"):
             job.cancel.set()
+        if job.cancel.is_set():
+            st.caption("Stopping: the layer being computed is finished first.", width="content")
 
 
 def outcome() -> None:
