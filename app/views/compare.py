@@ -73,6 +73,8 @@ def _sentence(a, b) -> str:
         (f"{trace.density[layer, head]:.1%}", f"{trace.cra[layer, head]:.3f}") for trace, layer, head in (a, b)
     )
     sentence = f"A computes {density} of its tiles, worst row's recall {recall}; B {density_b}, {recall_b}."
+    if a == b:
+        return "A and B are the same head: choose another layer or head for B, or another trace."
     if map_feed.comparable(a, b):
         return f"{sentence} Of the tiles of either, {shared_tiles(a, b):.0%} are computed by both."
     return f"{sentence} Their prompts differ in length: windows cover the same part of each, and nothing is subtracted."

@@ -291,7 +291,7 @@ class MapView {
     this.read();
     const { view } = this, waiting = this.missing().length;
     Object.assign(this.host.dataset, { tokens: this.length, layer: head.layer, head: head.head, scale: state.colours, overlay: state.kept === "on", keptTiles: head.kept_tiles,
-      corner: [this.margin.left, this.margin.top], side, cells: head.cells.join("x"), view: [view.row, view.col, view.size].map(Math.round).join(","), level: this.level(), pool: this.level() <= this.coarsest() ? this.pool() : "max", waiting, state: waiting ? "loading" : "ready" });
+      corner: [this.margin.left, this.margin.top], side, cells: head.cells.join("x"), view: [view.row, view.col, view.size].map(Math.round).join(","), level: this.level(), pool: this.level() <= this.coarsest() ? this.pool() : "max", labels: view.size <= FEW && !this.compact ? "tokens" : "numbers", waiting, state: waiting ? "loading" : "ready" });
   }
 
   drawCross() {

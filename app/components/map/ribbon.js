@@ -10,7 +10,7 @@ class Ribbon {
       text.tabIndex = 0;
       text.onpointerdown = (event) => { this.from = this.tokenOf(event); };
       text.onpointerup = (event) => this.choose(side, this.tokenOf(event));
-      text.onscroll = () => { if (text.scrollTop + 2 * text.clientHeight > text.scrollHeight) this.layOut(side, text); };
+      text.onscroll = () => this.layOut(side, text);
       return { side, part, title, text };
     });
   }
@@ -44,12 +44,14 @@ class Ribbon {
     this.mark();
   }
 
-  // Add the next tokens of the view.
+  // Add the next tokens of the view, until there is a boxful of them below what is seen.
   layOut(side, text) {
-    const { map } = this, from = Math.round(map.view[side]), end = from + Math.round(map.view.size), next = from + text.children.length;
-    for (let at = next; at < Math.min(next + LAID_OUT, end); at++) {
-      const token = text.appendChild(make("span", "", map.token(at).replaceAll("\n", "⏎\n")));
-      token.dataset.token = at;
+    const { map } = this, from = Math.round(map.view[side]), end = from + Math.round(map.view.size);
+    for (let next = from + text.children.length; next < end && text.scrollHeight < text.scrollTop + 2 * text.clientHeight; next += LAID_OUT) {
+      for (let at = next; at < Math.min(next + LAID_OUT, end); at++) {
+        const token = text.appendChild(make("span", "", map.token(at).replaceAll("\n", "⏎\n")));
+        token.dataset.token = at;
+      }
     }
   }
 
