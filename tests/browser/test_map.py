@@ -241,7 +241,8 @@ def test_shift_and_an_arrow_move_by_a_block_and_minus_zooms_out(page):
 def test_the_old_picture_scales_at_once_and_the_exact_one_replaces_it(page):
     seen = page.locator(".root[data-cells]").evaluate_handle(
         """root => {
-            const canvas = root.querySelector(".stage canvas"), seen = [], note = (more) => seen.push({...more, at: performance.now()});
+            const canvas = root.querySelector(".stage canvas"), seen = [];
+            const note = (more) => seen.push({...more, at: performance.now()});
             const watch = () => note({...root.dataset, picture: canvas.toDataURL()});
             new MutationObserver(watch).observe(root, {attributes: true, attributeFilter: ["data-view", "data-waiting"]});
             window.addEventListener("pointerup", () => note({}), {capture: true});
