@@ -60,7 +60,7 @@ def _heading(opened, other, a, b) -> None:
 @st.fragment
 def _maps(a, b) -> None:
     state = session.map_state()
-    buffer = map_feed.comparison((a, b), (_title("A", *a), _title("B", *b)), session.asked(KEY), state, below=486)
+    buffer = map_feed.comparison((a, b), (_title("A", *a), _title("B", *b)), session.asked(KEY), state, below=508)
     map_compare(buffer, KEY, lambda: session.keep_map_state(KEY))
 
 

@@ -10,7 +10,7 @@ class MapView {
     choosePalette(palette);
     host.replaceChildren();
     host.classList.toggle("compact", !panel);
-    this.margin = !panel ? { left: 66, top: 6, right: 6, bottom: 34, track: 0 } : { left: 132, top: 54, right: 6, bottom: 56, track: 66 };
+    this.margin = !panel ? { left: 66, top: 6, right: 6, bottom: compact ? 34 : 56, track: 0 } : { left: 132, top: 54, right: 6, bottom: 56, track: 66 };
     const top = host.appendChild(make("div", "top"));
     this.stage = top.appendChild(make("div", "stage"));
     this.stage.tabIndex = 0;
