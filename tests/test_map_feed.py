@@ -5,6 +5,7 @@ import struct
 
 import numpy as np
 import pytest
+from long_trace import write_long_trace
 from synthetic_trace import write_synthetic_trace
 
 from app import map_feed
@@ -76,10 +77,15 @@ def missed_of(planes):
     return np.where(lost.reshape(weights.shape), weights, 0)
 
 
-def test_missed_mass_is_sent_in_full_where_cells_lie_in_several_tiles(trace):
-    whole = (0, TOKENS)
-    weights, missed = trace.window_planes(1, 2, whole, whole, (2, 2), "sum")
-    assert ((0 < missed) & (missed < weights)).any()
+def test_missed_mass_travels_as_bits_and_in_full_where_cells_lie_in_several_tiles(tmp_path):
+    write_long_trace(tmp_path / "t", 2048, needle=(1500, 700))
+    trace = Trace.load(tmp_path / "t")
+    _, planes = ask(trace, 0, 0, holding(trace, 0, 0, [[0, 11, 5], [0, 11, 4]]))
+    for n, (j, dropped) in enumerate(((5, True), (4, False))):
+        _, missed = trace.window_planes(0, 0, (1408, 1536), (128 * j, 128 * j + 128))
+        assert missed.any() == dropped and np.array_equal(missed_of(planes)[n], missed)
+    weights, missed = trace.window_planes(0, 0, (0, 2048), (0, 2048), (2, 2), "sum")
+    assert ((missed > 0) & (missed < weights)).any()
     sent = map_feed._missed(weights, missed)
     assert list(sent) == ["tile_missed"] and np.array_equal(sent["tile_missed"], missed)
 
