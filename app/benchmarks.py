@@ -6,6 +6,7 @@ import csv
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from app.reading import ROOT, visible
@@ -18,9 +19,16 @@ ROOF = ("matmul", "copy")
 
 
 def load(path: Path = FILE) -> list[dict]:
-    """The rows that can be read, numbers as floats (NaN where empty); an empty list if there is no such file."""
+    """The rows that can be read, numbers as floats (NaN where empty); an empty list if there is no such file. Read once: do not
+    change them."""
     if not path.is_file():
         return []
+    status = path.stat()
+    return _read(path, (status.st_mtime_ns, status.st_size))
+
+
+@lru_cache(4)
+def _read(path: Path, stamp: tuple) -> list[dict]:
     with open(path, newline="", encoding="utf-8", errors="replace") as file:
         return readable(csv.DictReader(line for line in file if not line.startswith("#")))
 

@@ -77,7 +77,7 @@ def message(trace, layer: int, head: int, asked: dict | None, state: dict, compa
     if places:
         places, weights, missed = _tiles(trace, layer, head, places, pool)
         header["tiles"] = {"head": head_id, "pool": pool, "places": places}
-        planes |= {"tile_weights": weights, "tile_missed": missed}
+        planes |= {"tile_weights": weights} | _missed(weights, missed)
     return pack(header, **planes)
 
 
@@ -209,6 +209,14 @@ def _tiles(trace, layer, head, places, pool):
         done += _workers.map(tile, places[len(done) : len(done) + WORKERS])
     weights, missed = (np.stack(planes) for planes in zip(*done, strict=True))
     return places[: len(done)], weights, missed
+
+
+def _missed(weights, missed) -> dict[str, np.ndarray]:
+    """The missed mass as bits where it is all or nothing of each weight, as in cells that lie within one tile; else as it is."""
+    lost = missed > 0
+    if np.array_equal(np.where(lost, weights, 0), missed):
+        return {"tile_lost": np.packbits(lost, bitorder="little")}
+    return {"tile_missed": missed}
 
 
 def window(

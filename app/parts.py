@@ -66,8 +66,9 @@ def show_map(opened, layer: int, head: int, below: int) -> None:
     map_canvas(buffer, "map_picture", lambda: None)
 
 
+@st.fragment
 def explore_map(opened, layer: int, head: int, below: int) -> None:
-    """Paint the head's map to zoom into, as far as the address says; the calling fragment runs again when it needs more."""
+    """Paint the head's map to zoom into, as far as the address says; this alone runs again when the map needs more."""
     key, state = "map_canvas", session.map_state()
     buffer = map_feed.message(opened.trace, layer, head, session.asked(key), state, compact=False, below=below)
     map_canvas(buffer, key, lambda: session.keep_map_state(key))

@@ -18,7 +18,8 @@ LOADING = 0.05
 class Recording:
     """A job's work that records a text with a model ("bundled", a folder or a hub id) and returns the trace.
 
-    Where it was cancelled, the same Recording as the work of another job goes on.
+    Where it was cancelled, the same Recording as the work of another job goes on. revision: of a hub id. heads: (layers, heads)
+    that the model must have.
     """
 
     model: str
@@ -27,6 +28,8 @@ class Recording:
     config: SampleAttentionConfig
     level: str = "explore"
     pins: tuple[tuple[int, int], ...] = ()
+    revision: str | None = None
+    heads: tuple[int, int] | None = None
     holder: tempfile.TemporaryDirectory = field(default_factory=partial(tempfile.TemporaryDirectory, prefix="sampleattn-"))
 
     @property
@@ -49,10 +52,13 @@ class Recording:
 
         from sampleattn.models import load_model
         from sampleattn.recorder import RecordingCancelled, record
+        from sampleattn.recording_checks import RecordingError
 
         job.progress(0.02, f"Loading the model {self.model}")
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        loaded, tokenizer, info = load_model(self.model, device=device)
+        loaded, tokenizer, info = load_model(self.model, device=device, revision=self.revision)
+        if self.heads not in (None, (info["layers"], info["heads"])):
+            raise RecordingError("The model has other layers or heads than the trace; give the model that was recorded.")
 
         def progress(share, sentence, left):
             rest = "" if left is None else f", about {left:.0f} s left"

@@ -309,8 +309,10 @@ def asked(key: str) -> dict | None:
 
 
 def map_state() -> dict[str, str]:
-    """The map's state in the page's address."""
-    return map_feed.checked_state(st.query_params.to_dict())
+    """The map's state in the page's address. A tab has one, which follows the map: files made later hold what is shown then."""
+    state = st.session_state.setdefault("map_state", {})
+    state.update(map_feed.checked_state(st.query_params.to_dict()))
+    return state
 
 
 def keep_map_state(key: str) -> None:
@@ -350,10 +352,14 @@ def go_to(path: str, **query: str) -> None:
     st.switch_page(pages()[path], query_params=query)
 
 
-def go_to_text(text: str, **query: str) -> None:
-    """Show "Use my text" with the text typed in."""
-    st.session_state["typed_text"] = text
-    go_to("text", **query)
+def keep_model_place(name: str, place: str) -> None:
+    """Remember where this tab loaded the model from that traces call `name`: of a folder they hold the last part only."""
+    st.session_state.setdefault("model_places", {})[name] = place
+
+
+def model_place(name: str) -> str:
+    """The folder or hub id that this tab loaded the model from, else its name."""
+    return st.session_state.get("model_places", {}).get(name, name)
 
 
 def job():

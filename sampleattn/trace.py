@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +32,7 @@ from sampleattn.trace_writer import TraceWriter
 from sampleattn.windows import attention_window
 
 __all__ = ["Trace", "TraceError", "TraceOutput", "TraceWriter"]
+MASKS_HELD = 8
 
 
 class Trace:
@@ -48,6 +49,7 @@ class Trace:
         self.complete = self.meta["state"] == "complete"
         self._layer_info = {entry["layer"]: entry for entry in self.meta["layers"]}
         self._files, self._layers = {}, {}
+        self._kept = lru_cache(MASKS_HELD)(self._unpacked_mask)  # a map is made of many windows of one head
         self.accelerator = None  # a torch_windows.TorchWindows, for `window`
         with trace_errors("The trace"):
             self._names = [name for name in self.meta["files"] if self._present(name)]
@@ -231,12 +233,15 @@ class Trace:
 
     def overview_missed(self, layer: int, head: int) -> np.ndarray:
         """The overview in those cells that touch dropped tiles only, 0 elsewhere: what is surely missed. float32 [h, h]"""
-        overview, mask = self.overview(layer, head), self.block_mask(layer, head)
+        overview, mask = self.overview(layer, head), self._kept(layer, head)
         edges = np.arange(len(overview) + 1) * self.length // len(overview)
         first, last = edges[:-1] // self.config.block_size, (edges[1:] - 1) // self.config.block_size
-        rows = np.logical_or.reduceat(mask, first, axis=0) | mask[last]
-        kept = np.logical_or.reduceat(rows, first, axis=1) | rows[:, last]
-        return np.where(kept, np.float32(0), overview)
+        for axis in (0, 1):
+            tiles = mask
+            mask = tiles.take(first, axis)
+            for further in range(1, int((last - first).max()) + 1):
+                mask |= tiles.take(np.minimum(first + further, last), axis)
+        return np.where(mask, np.float32(0), overview)
 
     def recall(self, layer: int, head: int) -> np.ndarray:
         """The exact recall of every row, or the least of some rows together where that is kept (`recall_parts`). float32 [N]"""
@@ -258,6 +263,9 @@ class Trace:
 
     def block_mask(self, layer: int, head: int) -> np.ndarray:
         """The tiles that are computed. bool [query blocks, key blocks]"""
+        return self._kept(layer, head).copy()
+
+    def _unpacked_mask(self, layer, head):
         return self._layer(layer).block_mask(head)
 
     def columns(self, layer: int, head: int) -> np.ndarray:
@@ -357,7 +365,7 @@ class Trace:
             if planes is not None:
                 return planes
         q, k, lse = self._read_pinned(layer, head, rows, cols)
-        mask, block = self.block_mask(layer, head), self.config.block_size
+        mask, block = self._kept(layer, head), self.config.block_size
         return attention_window(q, k, lse, self.scale(layer), rows, cols, shape, reduce, mask, block, cell)
 
     @cached_property

@@ -3,6 +3,7 @@ import sys
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded, see sampleattn/__main__.py
+os.environ["OPENBLAS_NUM_THREADS"] = "1"  # before numpy is loaded, as in app/main.py: with more, sums differ in their last bits
 
 import pytest  # noqa: E402
 import torch  # noqa: E402

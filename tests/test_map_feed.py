@@ -5,6 +5,7 @@ import struct
 
 import numpy as np
 import pytest
+from long_trace import write_long_trace
 from synthetic_trace import write_synthetic_trace
 
 from app import map_feed
@@ -69,6 +70,26 @@ def test_the_head_comes_first_then_the_text_each_once(trace):
     assert "text" not in planes and other["head"]["head"] == 3 and "tiles" not in other
 
 
+def missed_of(planes):
+    """The missed mass of the tiles, as the browser makes it of their bits."""
+    weights = planes["tile_weights"]
+    lost = np.unpackbits(planes["tile_lost"], bitorder="little")
+    return np.where(lost.reshape(weights.shape), weights, 0)
+
+
+def test_missed_mass_travels_as_bits_and_in_full_where_cells_lie_in_several_tiles(tmp_path):
+    write_long_trace(tmp_path / "t", 2048, needle=(1500, 700))
+    trace = Trace.load(tmp_path / "t")
+    _, planes = ask(trace, 0, 0, holding(trace, 0, 0, [[0, 11, 5], [0, 11, 4]]))
+    for n, (j, dropped) in enumerate(((5, True), (4, False))):
+        _, missed = trace.window_planes(0, 0, (1408, 1536), (128 * j, 128 * j + 128))
+        assert missed.any() == dropped and np.array_equal(missed_of(planes)[n], missed)
+    weights, missed = trace.window_planes(0, 0, (0, 2048), (0, 2048), (2, 2), "sum")
+    assert ((missed > 0) & (missed < weights)).any()
+    sent = map_feed._missed(weights, missed)
+    assert list(sent) == ["tile_missed"] and np.array_equal(sent["tile_missed"], missed)
+
+
 def test_tiles_are_windows_of_the_map_and_zero_beyond_the_prompt(trace):
     places = [[0, 5, 5], [0, 3, 1], [0, 5, 0]]
     header, planes = ask(trace, 1, 2, holding(trace, 1, 2, places))
@@ -78,7 +99,7 @@ def test_tiles_are_windows_of_the_map_and_zero_beyond_the_prompt(trace):
         weights, missed = trace.window_planes(1, 2, rows, cols)
         height, width = weights.shape
         assert np.array_equal(planes["tile_weights"][n, :height, :width], weights)
-        assert np.array_equal(planes["tile_missed"][n, :height, :width], missed)
+        assert np.array_equal(missed_of(planes)[n, :height, :width], missed)
         assert not planes["tile_weights"][n, height:].any() and not planes["tile_weights"][n, :, width:].any()
 
 

@@ -11,7 +11,7 @@ from streamlit.testing.v1 import AppTest
 from synthetic_trace import write_synthetic_trace
 from test_recorder import CONFIG, TEXT, TOKENS, model, tokenizer  # noqa: F401
 
-from app import estimating, jobs, snippets
+from app import estimating, jobs, recording, snippets
 from app.figures import interactive, static, what_if
 from sampleattn import cli, trace_levels
 from sampleattn.analysis import analyse
@@ -391,16 +391,42 @@ def test_a_summary_trace_gives_coarse_answers_and_says_so(monkeypatch, answered,
     assert "mean of all heads, coarse for 12 of them" in words(app) and "per head; coarse)" in words(app)
 
 
-def test_run_exactly_opens_use_my_text_with_these_settings_and_the_text(monkeypatch, folder, trace):
-    sent = []
-    from app import session
+def press(app, label: str):
+    next(button for button in app.button if button.label == label).click().run()
 
-    monkeypatch.setattr(session, "go_to_text", lambda text, **query: sent.append((text, query)))
+
+def test_run_exactly_loads_the_traces_model_only_when_run_is_pressed(monkeypatch, folder, trace):
+    started = []
+    monkeypatch.setattr(recording.Recording, "__call__", lambda work, job: started.append(work) or job.cancel.wait(60))
     app = start(monkeypatch, folder, if_cra=0.8)
-    next(button for button in app.button if button.label == "Run exactly").click().run()
-    (text, query), *more = sent
-    assert text == trace.text and not more
-    assert query == {"model": "hub", "model_hub": "synthetic", "cra": "0.8", "sample_ratio": "0.1"}
+    place = app.text_input(key="exact_model")
+    assert place.value == "synthetic" and not started
+    press(app, "Run")
+    press(app, "Cancel")
+    (work,) = started
+    assert (work.model, work.text, work.heads) == ("synthetic", trace.text, (trace.layers, trace.heads))
+    assert work.config.cra == 0.8 and work.revision == trace.meta["model"]["revision"]
+
+
+def test_run_exactly_takes_the_model_from_where_the_user_says(monkeypatch, folder):
+    monkeypatch.setattr(recording.Recording, "__call__", lambda work, job: _fails(work))
+    app = start(monkeypatch, folder, if_cra=0.8)
+    app.text_input(key="exact_model").set_value("/data/elsewhere").run()
+    press(app, "Run")
+    while app.session_state["exact_job"]:
+        app.run()
+    assert "/data/elsewhere None is not here" in words(app) and "What was open stays open." in words(app)
+
+
+def _fails(work):
+    raise ValueError(f"{work.model} {work.revision} is not here")
+
+
+def test_a_model_of_other_heads_than_the_trace_is_not_run():
+    wrong = recording.Recording("bundled", TEXT, "title", CONFIG, heads=(2, 2))
+    job = jobs.Job(wrong)
+    job.wait(60)
+    assert job.state == "failed" and "give the model that was recorded" in recording.sentence(job.error)
 
 
 def test_a_trace_without_sampled_rows_says_what_to_do(monkeypatch, tmp_path):
@@ -414,8 +440,7 @@ def test_settings_that_cannot_be_estimated_say_why(monkeypatch, tmp_path):
     assert "can't be estimated" in words(app) and "choose per head" in words(app)
 
 
-def test_settings_that_use_my_text_lacks_are_left_to_the_command(monkeypatch, tmp_path):
+def test_settings_that_use_my_text_lacks_can_be_run_exactly(monkeypatch, tmp_path):
     write_synthetic_trace(tmp_path / "fixed", layers=1, heads=2, tokens=1500, pin_layers=(), sample_ratio=0.1, density=0.9)
-    app = start(monkeypatch, tmp_path / "fixed")
-    assert next(button for button in app.button if button.label == "Run exactly").disabled
-    assert "does not offer these settings" in words(app) and "--density 0.9" in snippets_of(app)[1]
+    app = start(monkeypatch, tmp_path / "fixed", if_sink_blocks=4)
+    assert not app.button(key="exact_run").disabled and "--density 0.9" in snippets_of(app)[1]

@@ -19,7 +19,8 @@ def page() -> None:
     layer_b, head_b = _choose(other, layer, head, other is not opened)
     a, b = (opened.trace, layer, head), (other.trace, layer_b, head_b)
     if all(parts.drawable(trace, at) for trace, at, _ in (a, b)):
-        _maps(opened, other, a, b)
+        _heading(opened, other, a, b)
+        _maps(a, b)
         _table(a, b)
 
 
@@ -47,16 +48,19 @@ def _number(name: str, key: str, count: int, usual: int) -> int:
     return st.selectbox(name, range(count), index=usual, key=key, bind="query-params", label_visibility="collapsed", width=84)
 
 
-@st.fragment
-def _maps(opened, other, a, b) -> None:
-    state = session.map_state()
+def _heading(opened, other, a, b) -> None:
     sentence = _sentence(a, b)
     with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
         with st.container(horizontal=True, vertical_alignment="center"):
             st.markdown(f"**{reading.plain(sentence)}**", width="content")
             parts.badge("exact")
-        export.menu_of(_figures(opened, other, a, b, state, sentence), "compare")
-    buffer = map_feed.comparison((a, b), (_title("A", *a), _title("B", *b)), session.asked(KEY), state, below=486)
+        export.menu_of(_figures(opened, other, a, b, session.map_state(), sentence), "compare")
+
+
+@st.fragment
+def _maps(a, b) -> None:
+    state = session.map_state()
+    buffer = map_feed.comparison((a, b), (_title("A", *a), _title("B", *b)), session.asked(KEY), state, below=508)
     map_compare(buffer, KEY, lambda: session.keep_map_state(KEY))
 
 
@@ -69,6 +73,8 @@ def _sentence(a, b) -> str:
         (f"{trace.density[layer, head]:.1%}", f"{trace.cra[layer, head]:.3f}") for trace, layer, head in (a, b)
     )
     sentence = f"A computes {density} of its tiles, worst row's recall {recall}; B {density_b}, {recall_b}."
+    if a == b:
+        return "A and B are the same head: choose another layer or head for B, or another trace."
     if map_feed.comparable(a, b):
         return f"{sentence} Of the tiles of either, {shared_tiles(a, b):.0%} are computed by both."
     return f"{sentence} Their prompts differ in length: windows cover the same part of each, and nothing is subtracted."
@@ -86,9 +92,8 @@ def _figures(opened, other, a, b, state, sentence) -> dict[str, tuple]:
     figures = {}
     if map_feed.comparable(a, b):
         figures["A − B"] = f"map_{'_minus_'.join(names)}", lambda: _chart(a, b, state, sentence), opened
-    state_a, state_b = map_feed.linked_states(a, b, state)
-    figures["A"] = f"map_a_{names[0]}", lambda: parts.map_chart(*a, state_a), opened
-    figures["B"] = f"map_b_{names[1]}", lambda: parts.map_chart(*b, state_b), other
+    figures["A"] = f"map_a_{names[0]}", lambda: parts.map_chart(*a, map_feed.linked_states(a, b, state)[0]), opened
+    figures["B"] = f"map_b_{names[1]}", lambda: parts.map_chart(*b, map_feed.linked_states(a, b, state)[1]), other
     return figures
 
 

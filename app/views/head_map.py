@@ -11,11 +11,11 @@ def page() -> None:
     opened = session.current()
     layer, head = session.shown_head()
     if parts.drawable(opened.trace, layer):
-        _map(opened, layer, head)
+        _heading(opened, layer, head)
+        parts.explore_map(opened, layer, head, below=396)
 
 
-@st.fragment
-def _map(opened, layer, head) -> None:
+def _heading(opened, layer, head) -> None:
     trace = opened.trace
     with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
         with st.container(horizontal=True, vertical_alignment="center"):
@@ -31,7 +31,6 @@ def _map(opened, layer, head) -> None:
             f"A summary holds a small picture of each head ({len(trace.overview(layer, head))} cells a side, weights rounded); "
             "record at level explore for 512 a side, or record this head exactly."
         )
-    parts.explore_map(opened, layer, head, below=396)
 
 
 def _sentence(trace, layer, head) -> str:

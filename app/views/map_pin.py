@@ -4,6 +4,7 @@ import streamlit as st
 
 from app import jobs, reading, recording, session, snippets
 from app.components import snippet
+from app.views import which_model
 
 
 def offer(opened, layer: int, head: int) -> None:
@@ -20,9 +21,7 @@ def offer(opened, layer: int, head: int) -> None:
         )
         name = opened.trace.meta["model"]["name"]
         if name != "bundled":
-            name = st.text_input(
-                "The model that was recorded: a folder on this machine, or a hub id", name, key="pin_model"
-            ).strip()
+            name = which_model.ask(opened.trace, "pin_model")
         if st.button("Run", type="primary", icon=":material/play_arrow:", disabled=not name, key="pin_run"):
             work = recording.pin_work(opened.trace, name, layer, head)
             session.keep_pin_job(jobs.Job(work, session.still_here()))

@@ -141,6 +141,7 @@ def _outcome() -> None:
         return
     session.keep_job(None)
     if job.state == "done":
+        session.keep_model_place(job.result.meta["model"]["name"], job.work.model)
         session.open_trace(job.result)
         session.say(f"Recorded in {job.elapsed:.0f} s. All pages now show your text.")
         session.go_to("overview")

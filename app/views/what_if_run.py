@@ -4,33 +4,24 @@ import streamlit as st
 
 from app import jobs, reading, recording, session, snippets
 from app.components import snippet
-from app.views import output
-
-LOWEST_SHARE = 0.5
+from app.views import output, which_model
 
 
 def take_along(opened, config) -> None:
     """Run exactly; the settings as a file and as code."""
-    trace = opened.trace
-    model, why_not = trace.meta["model"]["name"], _cannot_run(trace, config)
+    trace, why_not = opened.trace, _cannot_run(opened.trace, config)
     st.markdown("**Use these settings**")
     if running():
         _progress()
     with st.container(horizontal=True, vertical_alignment="center"):
-        help_text = (
-            "Records the prompt again with these settings; what is exact then replaces the estimates."
-            if model == "bundled"
-            else "Opens Use my text with this prompt and these settings filled in."
-        )
-        if st.button(
-            "Run exactly", icon=":material/play_arrow:", type="primary", help=help_text, disabled=bool(why_not) or running()
-        ):
-            _run(trace, config, model)
+        _offer(trace, config, disabled=bool(why_not) or running())
         st.download_button("config.json", config.to_json(), "config.json", icon=":material/download:", on_click="ignore")
         if why_not:
             st.caption(why_not)
     tabs = st.tabs(["Python", "Command line", "JSON"])
-    for tab, text in zip(tabs, (snippets.python(config), snippets.command(config, model), config.to_json()), strict=True):
+    for tab, text in zip(
+        tabs, (snippets.python(config), snippets.command(config, trace.meta["model"]["name"]), config.to_json()), strict=True
+    ):
         with tab:
             snippet(text, f"config_{tabs.index(tab)}")
 
@@ -41,13 +32,27 @@ def running() -> bool:
     return job is not None and job.running
 
 
-def _run(trace, config, model) -> None:
-    if model != "bundled":
-        session.go_to_text(trace.text, **_address(config, model))
+def _offer(trace, config, disabled: bool) -> None:
+    """The button that runs the settings. A model that a trace names is loaded only after the user has seen where from."""
+    look = {"icon": ":material/play_arrow:", "type": "primary", "disabled": disabled}
+    does = "Records the prompt again with these settings; what is exact then replaces the estimates."
+    if trace.meta["model"]["name"] == "bundled":
+        if st.button("Run exactly", help=does, **look):
+            _run(trace, config, "bundled")
         return
-    title = trace.meta["prompt"]["title"] or "prompt"
+    with st.popover("Run exactly", width="content", **look):
+        st.markdown(f"{does} It needs the model that was recorded. Nothing is loaded before you press *Run*.")
+        place = which_model.ask(trace, "exact_model")
+        if st.button("Run", icon=":material/play_arrow:", type="primary", disabled=not place, key="exact_run"):
+            _run(trace, config, place)
+        st.caption("If it is not here: run the command below on the machine that has it, and open the trace that it writes.")
+
+
+def _run(trace, config, model) -> None:
+    title, recorded = trace.meta["prompt"]["title"] or "prompt", trace.meta["model"]
     level = "summary" if trace.level == "summary" else "explore"
-    work = recording.Recording(model, trace.text, title, config, level)
+    revision = recorded["revision"] if model == recorded["name"] else None
+    work = recording.Recording(model, trace.text, title, config, level, revision=revision, heads=(trace.layers, trace.heads))
     session.keep_exact_job(jobs.Job(work, session.still_here()))
     st.rerun()
 
@@ -55,17 +60,9 @@ def _run(trace, config, model) -> None:
 def _cannot_run(trace, config) -> str:
     if not trace.text.strip():
         return "This trace does not hold the prompt's text, so run the command below to replace the estimates."
-    if config.density is not None or config.block_size != 128 or config.rows_at_target < LOWEST_SHARE:
-        return "*Use my text* does not offer these settings, so run the command below to replace the estimates."
     if config == trace.config:
         return "These settings are the recorded ones, so nothing is estimated."
     return ""
-
-
-def _address(config, model) -> dict[str, str]:
-    """The settings and the model as "Use my text" reads them from its address."""
-    settings = {name: str(value) for name, value in snippets.unusual(config).items() if name != "backend"}
-    return {"model": "hub", "model_hub": model} | settings
 
 
 @st.fragment(run_every=0.5)
@@ -77,6 +74,8 @@ def _progress() -> None:
         st.progress(job.part, f"**Running exactly.** {reading.plain(job.sentence)} · {job.elapsed:.0f} s")
         if st.button("Cancel", icon=":material/stop_circle:", disabled=job.cancel.is_set(), key="exact_cancel"):
             job.cancel.set()
+        if job.cancel.is_set():
+            st.caption("Stopping: the layer being computed is finished first.", width="content")
 
 
 def outcome() -> None:
@@ -86,11 +85,13 @@ def outcome() -> None:
         return
     session.keep_exact_job(None)
     if job.state == "done":
+        session.keep_model_place(job.result.meta["model"]["name"], job.work.model)
         session.open_trace(job.result, keep_view=True)
         session.say(f"Run exactly in {job.elapsed:.0f} s: what is shown of these settings is recorded now, not estimated.")
         st.rerun()
     if job.state == "failed":
         st.error(reading.plain(recording.sentence(job.error)), icon=":material/error:")
+        st.caption("What was open stays open. Another place of the model can be given below, at *Run exactly*.")
     else:
         st.info("Cancelled. What was open stays open.", icon=":material/stop_circle:")
 

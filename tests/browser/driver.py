@@ -25,11 +25,11 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def app(cwd: Path, demo: Path | None = None):
-    """The app's address. Its environment is clean (no PYTHONPATH), its working directory another one."""
+def app(cwd: Path, demo: Path | None = None, **variables: str):
+    """The app's address. Its environment is clean (no PYTHONPATH) but for `variables`, its working directory another one."""
     port = free_port()
     environment = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
-    environment |= {"HOME": str(cwd), "HF_HUB_OFFLINE": "1"} | ({"SAMPLEATTN_DEMO": str(demo)} if demo else {})
+    environment |= {"HOME": str(cwd), "HF_HUB_OFFLINE": "1"} | ({"SAMPLEATTN_DEMO": str(demo)} if demo else {}) | variables
     command = [
         sys.executable,
         "-m",

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from driver import CHROMIUM, MAP, settle
+from driver import CHROMIUM, MAP, app, settle
 from PIL import Image
 from synthetic_trace import write_synthetic_trace
 
@@ -32,6 +32,13 @@ MENUS = {
         (data["kl"], trace.output.kl), (data["top1_equal"], trace.output.top1_equal)]),
     "output, continuation": ("output", 1, lambda trace, data: [(data["kl"], trace.output.continuation_kl)]),
 }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory, demo):
+    """The app without a GPU: its windows are numpy's, as those of the test, and so equal to the last bit."""
+    with app(tmp_path_factory.mktemp("elsewhere"), demo, CUDA_VISIBLE_DEVICES="") as address:
+        yield address
 
 
 def _window(trace, data):

@@ -191,6 +191,82 @@ def test_lists_minimap_and_a_double_click_move_the_view(page):
     assert shown(page) == (0, 0, TOKENS)
 
 
+def picture(page) -> str:
+    """What is painted on the map."""
+    return page.locator(".stage canvas").first.evaluate("canvas => canvas.toDataURL()")
+
+
+@pytest.mark.parametrize("name", ["Weights", "Kept blocks", "Missed mass", "Log colours", "Hide sink"])
+def test_each_switch_changes_the_picture_and_the_address_and_back(page, name):
+    wait(page, lambda: drag(page, NEEDLE[0], 2000, 4000))
+    page.wait_for_function("location.search.includes('view=')")
+    page.mouse.move(5, 5)
+    address, painted = page.url, picture(page)
+    box = page.get_by_label(name, exact=True)
+    was = box.is_checked()
+    box.click()
+    page.wait_for_function("address => location.href !== address", arg=address)
+    assert box.is_checked() != was and picture(page) != painted
+    box.focus()
+    page.keyboard.press("Space")
+    page.wait_for_function("address => location.href === address", arg=address)
+    assert box.is_checked() == was and picture(page) == painted
+
+
+def test_a_slash_of_the_list_is_gone_to_and_its_text_shown(page, planted):
+    page.mouse.move(5, 5)
+    entry = page.get_by_role("button", name="s1 ")
+    share = entry.locator(".share").inner_text()
+    assert "%" in share and "1–255 back" in entry.inner_text()
+    wait(page, entry.click)
+    row, col, size = shown(page)
+    assert size == 1024 and row + size / 2 - (col + size / 2) == pytest.approx(128, abs=2)
+    readout = page.locator(".readout").inner_text()
+    assert "slash 1, is kept" in readout and "Query 65,536" in readout and "Key 65,408" in readout
+    assert page.locator(".tokens").first.inner_text().strip()
+
+
+def test_shift_and_an_arrow_move_by_a_block_and_minus_zooms_out(page):
+    page.locator(".stage").focus()
+    page.keyboard.press("g")
+    page.keyboard.type("100003, 30011")
+    wait(page, lambda: page.keyboard.press("Enter"))
+    assert facts(page)["labels"] == "tokens" and shown(page)[2] == 64
+    wait(page, lambda: page.keyboard.press("Shift+ArrowRight"))
+    assert facts(page)["key"] == "30139-30139"
+    wait(page, lambda: page.keyboard.press("-"))
+    assert shown(page)[2] == 128 and facts(page)["labels"] == "numbers"
+
+
+def test_the_old_picture_scales_at_once_and_the_exact_one_replaces_it(page):
+    seen = page.locator(".root[data-cells]").evaluate_handle(
+        """root => {
+            const canvas = root.querySelector(".stage canvas"), seen = [];
+            const note = (more) => seen.push({...more, at: performance.now()});
+            const watch = () => note({...root.dataset, picture: canvas.toDataURL()});
+            new MutationObserver(watch).observe(root, {attributes: true, attributeFilter: ["data-view", "data-waiting"]});
+            window.addEventListener("pointerup", () => note({}), {capture: true});
+            return seen;
+        }"""
+    )
+    whole = picture(page)
+    wait(page, lambda: drag(page, *NEEDLE, 4000))
+    noted, view = seen.json_value(), facts(page)["view"]
+    released = next(one["at"] for one in noted if "state" not in one)
+    scaled, *_, exact = (one for one in noted if one.get("view") == view)
+    assert (scaled["state"], exact["state"]) == ("loading", "ready") and scaled["at"] - released < 200
+    assert len({whole, scaled["picture"], exact["picture"]}) == 3
+
+
+def test_the_text_on_show_fills_its_box_and_goes_on_where_it_is_scrolled(page):
+    tokens = page.locator(".tokens").first
+    tokens.locator("span").first.wait_for()
+    assert tokens.evaluate("box => box.scrollHeight > box.clientHeight")
+    before = tokens.locator("span").count()
+    tokens.evaluate("box => { box.scrollTop = box.scrollHeight; }")
+    tokens.locator("span").nth(before + 10).wait_for()
+
+
 def test_panning_brings_exact_tiles_and_the_text_moves_along(page):
     for size in (4000, 300):
         wait(page, lambda size=size: drag(page, *NEEDLE, size))

@@ -23,9 +23,9 @@ class LinkedView extends MapView {
 
   stateFrom(state) { return { ...state }; }
 
-  go(view) {
-    super.go(view);
-    for (const other of this.others()) { other.follow(this); other.later(); }
+  go(view, after = SETTLED) {
+    super.go(view, after);
+    for (const other of this.others()) { other.follow(this); other.later(after); }
   }
 
   point(cross) {
@@ -41,7 +41,7 @@ class LinkedView extends MapView {
     for (const one of this.group.filter(({ head }) => head)) {
       one.state = one.stateFrom(this.group[0].state);
       one.changed();
-      one.later();
+      one.later(NOW);
     }
   }
 

@@ -19,4 +19,6 @@ const format = (value) => (value === 0 ? "0" : value >= 0.001 ? String(Number(va
 const brief = (tokens) => (tokens >= 1024 ? `${Math.round(tokens / 1024)}K` : String(Math.round(tokens)));
 const span = ([from, to]) => (from === to ? number(from) : `${number(from)} to ${number(to)}`);
 const counted = (count, one, many) => `${count} ${count === 1 ? one : many}`;
-const visible = (text) => text.replaceAll("\n", "⏎").replaceAll("\t", "⇥").replaceAll("\r", "␍").replace(/\p{C}/gu, "□");
+// Text of a trace on one line; what can't be seen is shown by a sign. Most tokens are plain: only the others cost time.
+const PLAIN = /^[ -~]*$/, UNSEEN = /\p{C}/gu;
+const visible = (text) => (PLAIN.test(text) ? text : text.replaceAll("\n", "⏎").replaceAll("\t", "⇥").replaceAll("\r", "␍").replace(UNSEEN, "□"));

@@ -3,8 +3,9 @@ const STEPS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRi
 
 function pressed(map, event) {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
+  const zoom = (factor) => map.zoom(factor, event.repeat ? SETTLED : NOW);
   const acts = map.compact ? {} : {
-    "+": () => map.zoom(0.5), "=": () => map.zoom(0.5), "-": () => map.zoom(2), _: () => map.zoom(2),
+    "+": () => zoom(0.5), "=": () => zoom(0.5), "-": () => zoom(2), _: () => zoom(2),
     0: () => map.whole(), Home: () => map.whole(), g: () => map.panel?.goto.focus(), Enter: () => map.cross && map.pin(map.cross),
   };
   const act = event.key in STEPS ? () => step(map, event) : event.key === "Escape" ? () => up(map) : acts[event.key];

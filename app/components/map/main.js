@@ -1,6 +1,7 @@
 // The map of one head. The server sends the prompt, the head and exact tiles, each once; what is missing is asked for.
-// Milliseconds after the last change of the view, and of the crosshair alone; a step of it need not be one of the back button.
-const SETTLED = 60, SETTLED_CROSS = 500, MOST_ASKED = 48, MOST_HEADS = 4, PANEL = 400;
+// Milliseconds after which a change is told: one that is complete, the last of many as the wheel makes, and of the crosshair alone,
+// of which a step need not be one of the back button.
+const NOW = 0, SETTLED = 60, SETTLED_CROSS = 500, LATEST_TEXT = 400, MOST_ASKED = 48, MOST_HEADS = 4, PANEL = 400;
 
 class MapView {
   // compact: neither zoom nor panel. panel: the lists and switches at the right, and the tracks around the map.
@@ -9,7 +10,7 @@ class MapView {
     choosePalette(palette);
     host.replaceChildren();
     host.classList.toggle("compact", !panel);
-    this.margin = !panel ? { left: 66, top: 6, right: 6, bottom: 34, track: 0 } : { left: 132, top: 54, right: 6, bottom: 56, track: 66 };
+    this.margin = !panel ? { left: 66, top: 6, right: 6, bottom: compact ? 34 : 56, track: 0 } : { left: 132, top: 54, right: 6, bottom: 56, track: 66 };
     const top = host.appendChild(make("div", "top"));
     this.stage = top.appendChild(make("div", "stage"));
     this.stage.tabIndex = 0;
@@ -38,6 +39,7 @@ class MapView {
     window.removeEventListener("resize", this.resized);
     window.removeEventListener("popstate", this.back);
     clearTimeout(this.timer);
+    clearTimeout(this.writing);
   }
 
   // What the server sent: what it wants shown, and any of text, head, tiles that it did not know to be here. `send` asks for more.
@@ -51,6 +53,7 @@ class MapView {
     if (!this.view) this.restore(message.state);
     if (this.head?.id !== wanted.head) this.showHead(this.heads.get(wanted.head));
     if (message.tiles && message.tiles.head === wanted.head) this.takeTiles(message);
+    if (this.writing && !this.missing().length) this.write(SETTLED);
     this.fit();
     this.changed();
     const tell = !this.prompt || text !== undefined;
@@ -68,7 +71,7 @@ class MapView {
   }
 
   takeHead({ head, planes }) {
-    const weights = fromTriangle(planes.weights, head.cells), missed = weights.map((weight, at) => ((planes.missed[at >> 3] >> (at & 7)) & 1 ? weight : 0));
+    const weights = fromTriangle(planes.weights, head.cells), missed = where(planes.missed, weights);
     const overview = new Picture(weights, missed, head.cells, [0, this.length], [0, this.length]);
     this.heads.set(head.id, { head: { ...head, planes }, overview, tiles: new Tiles() });
     if (this.heads.size > MOST_HEADS) this.heads.delete(this.heads.keys().next().value);
@@ -81,10 +84,11 @@ class MapView {
     this.stage.setAttribute("aria-label", `${head.title}. Arrow keys move the crosshair, Shift moves by a block${this.compact ? "" : ", plus and minus zoom, Escape goes up, g goes to a token"}.`);
   }
 
-  takeTiles({ tiles: { pool, places }, planes }) {
+  takeTiles({ tiles: { pool, places }, planes: { tile_weights: weights, tile_missed, tile_lost } }) {
+    const missed = tile_missed ?? where(tile_lost, weights);
     places.forEach(([level, i, j], n) => {
       const part = (plane) => plane.subarray(n * TILE * TILE, (n + 1) * TILE * TILE);
-      this.tiles.add(pool, level, i, j, part(planes.tile_weights), part(planes.tile_missed));
+      this.tiles.add(pool, level, i, j, part(weights), part(missed));
     });
   }
 
@@ -140,17 +144,17 @@ class MapView {
   }
 
   // What the user does.
-  go(view) { this.view = view; this.changed(); this.later(); }
-  whole() { this.go({ row: 0, col: 0, size: this.length }); }
-  zoom(factor) {
+  go(view, after = SETTLED) { this.view = view; this.changed(); this.later(after); }
+  whole() { this.go({ row: 0, col: 0, size: this.length }, NOW); }
+  zoom(factor, after = NOW) {
     const { view } = this, { query, key } = this.cross ?? { query: view.row + view.size / 2, key: view.col + view.size / 2 };
-    this.go(zoomed(view, factor, query, key, this.length));
+    this.go(zoomed(view, factor, query, key, this.length), after);
   }
   resize(size) { this.zoom(size / this.view.size); }
   jump(query, key, size) {
     this.cross = { query: query + 0.5, key: key + 0.5 };
     this.pinned = true;
-    this.go(rounded(centred(query, key, Math.min(size, this.length), this.length)));
+    this.go(rounded(centred(query, key, Math.min(size, this.length), this.length)), NOW);
   }
   point(cross) {
     this.cross = cross;
@@ -168,7 +172,7 @@ class MapView {
   set(name, value) {
     this.state[name] = name === "lock" && value === "on" ? this.high().toPrecision(4) : value;
     this.changed();
-    this.later();
+    this.later(NOW);
   }
 
   // Telling the server: soon after the last change, the state for the address and the tiles that are missing.
@@ -178,13 +182,21 @@ class MapView {
     this.timer = setTimeout(() => this.settle(), after);
   }
 
-  // The last change is over: few tokens are shown whole.
+  // The last change is over: few tokens are shown whole. The text waits for the picture, but not for long.
   settle() {
     this.timer = null;
-    if (this.view.size <= FEW) this.view = fitted(rounded(this.view), this.length);
-    this.changed();
-    this.ribbon?.draw();
+    if (this.view.size <= FEW) {
+      this.view = fitted(rounded(this.view), this.length);
+      this.changed();
+    }
     this.ask(false);
+    this.write(this.missing().length ? LATEST_TEXT : NOW);
+  }
+
+  // Bring the text to the view after some milliseconds.
+  write(after) {
+    clearTimeout(this.writing);
+    if (this.ribbon) this.writing = setTimeout(() => { this.writing = null; this.ribbon.draw(); }, after);
   }
 
   stateText() {
@@ -279,7 +291,7 @@ class MapView {
     this.read();
     const { view } = this, waiting = this.missing().length;
     Object.assign(this.host.dataset, { tokens: this.length, layer: head.layer, head: head.head, scale: state.colours, overlay: state.kept === "on", keptTiles: head.kept_tiles,
-      corner: [this.margin.left, this.margin.top], side, cells: head.cells.join("x"), view: [view.row, view.col, view.size].map(Math.round).join(","), level: this.level(), pool: this.level() <= this.coarsest() ? this.pool() : "max", waiting, state: waiting ? "loading" : "ready" });
+      corner: [this.margin.left, this.margin.top], side, cells: head.cells.join("x"), view: [view.row, view.col, view.size].map(Math.round).join(","), level: this.level(), pool: this.level() <= this.coarsest() ? this.pool() : "max", labels: view.size <= FEW && !this.compact ? "tokens" : "numbers", waiting, state: waiting ? "loading" : "ready" });
   }
 
   drawCross() {

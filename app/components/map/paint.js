@@ -73,7 +73,10 @@ function drawPictures(map, context) {
 // One pixel a tile: opaque where it is dropped.
 function droppedPicture(map) {
   const [down, across] = map.head.tiles, image = new ImageData(across, down), pixels = new Uint32Array(image.data.buffer);
-  for (let i = 0; i < down; i++) for (let j = 0; j <= i && j < across; j++) if (!map.kept(i, j)) pixels[i * across + j] = 0xff000000;
+  const { mask } = map.head.planes;
+  for (let i = 0; i < down; i++) {
+    for (let at = i * across; at <= i * across + Math.min(i, across - 1); at++) if (!((mask[at >> 3] >> (at & 7)) & 1)) pixels[at] = 0xff000000;
+  }
   const canvas = new OffscreenCanvas(across, down);
   canvas.getContext("2d").putImageData(image, 0, 0);
   return canvas;

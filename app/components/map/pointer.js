@@ -84,7 +84,7 @@ class Pointer {
     this.start = start;
     const { x, y, side } = this.square(at), scale = map.view.size / map.side;
     this.start = null;
-    map.go(fitted({ row: map.view.row + y * scale, col: map.view.col + x * scale, size: side * scale }, map.length));
+    map.go(fitted({ row: map.view.row + y * scale, col: map.view.col + x * scale, size: side * scale }, map.length), NOW);
     if (!map.pinned) map.point(null);
   }
 

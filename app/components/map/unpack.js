@@ -1,11 +1,22 @@
 // One buffer: the header's length (uint32), the header as JSON, then planes of numbers, each at a multiple of 8 bytes.
 const KINDS = { float32: Float32Array, float16: Uint16Array, uint8: Uint8Array, int32: Int32Array };
-let halves;
 
-// The float16 numbers whose bits are given, as Float32Array. All are weights: none is negative.
+// The float16 numbers whose bits are given, as Float32Array. All are weights: none is negative, and what is no number becomes 0.
 function fromHalves(bits) {
-  halves ??= Float32Array.from({ length: 0x7c01 }, (_, n) => (n < 0x400 ? n * 2 ** -24 : (1 + (n & 0x3ff) / 1024) * 2 ** ((n >> 10) - 15)));
-  return Float32Array.from(bits, (n) => halves[n] ?? 0);
+  const numbers = new Float32Array(bits.length), raw = new Uint32Array(numbers.buffer);
+  for (let at = 0; at < bits.length; at++) {
+    const half = bits[at];
+    if (half < 0x400) numbers[at] = half * 2 ** -24;
+    else if (half <= 0x7c00) raw[at] = (half + (112 << 10)) << 13;
+  }
+  return numbers;
+}
+
+// The values whose bit is set, 0 elsewhere.
+function where(bits, values) {
+  const some = new Float32Array(values.length);
+  for (let at = 0; at < values.length; at++) if ((bits[at >> 3] >> (at & 7)) & 1) some[at] = values[at];
+  return some;
 }
 
 // A square of cells [height, width] from those at or below its diagonal, row by row; the others are 0.
