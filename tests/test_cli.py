@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -175,8 +174,8 @@ def test_ctrl_c_keeps_the_partial_trace_and_says_so(model_folder, prompt, tmp_pa
     command += ["--out", tmp_path / "t.zip", "--cut", "900", "--continuation", "100000", "--dense-below", "64"]
     environment = os.environ | {"OMP_NUM_THREADS": "2"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # tests that run in the background are started deaf to Ctrl-C
-    process = subprocess.Popen(list(map(str, command)), cwd=ROOT, env=environment, preexec_fn=heard, **pipes)
+    pipes["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # background jobs are started deaf to Ctrl-C
+    process = subprocess.Popen(list(map(str, command)), cwd=ROOT, env=environment, **pipes)
     for line in process.stderr:
         if "dense run: layer 1" in line:
             break
