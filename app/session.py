@@ -276,14 +276,14 @@ def follow_pick() -> None:
 
 
 @st.cache_data(max_entries=64, show_spinner="Reading the heads' numbers…")
-def _head_values(path: str, stamp: tuple, field: str, _values) -> np.ndarray:
-    return _values(_load(path, stamp)[0])
+def _made_once(path: str, stamp: tuple, name: str, _make):
+    return _make(_load(path, stamp)[0])
 
 
-def head_values(field: str, values) -> np.ndarray:
-    """A number of every head of the open trace, read once: values(trace) -> float [layers, heads]."""
+def made_once(name: str, make):
+    """What make(trace) says of the open trace, such as a number of every head: made once under its name."""
     opened = current()
-    return _head_values(str(opened.path), _stamp(opened.path), field, values)
+    return _made_once(str(opened.path), _stamp(opened.path), name, make)
 
 
 @st.cache_data(max_entries=4096, show_spinner=False)

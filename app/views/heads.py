@@ -15,7 +15,6 @@ LISTED = 10
 
 
 def page() -> None:
-    session.follow_pick()
     opened = session.current()
     trace = opened.trace
     number = head_numbers.BY_NAME[
@@ -24,7 +23,7 @@ def page() -> None:
             label_visibility="collapsed",
         )
     ]  # fmt: skip
-    values = session.head_values(number.field, number.values)
+    values = session.made_once(number.field, number.values)
     threshold, order, wanted = _controls(trace, number, values)
     holding = number.holding(values, threshold)
     sentence = _sentence(trace, number, values, holding, threshold)
@@ -35,13 +34,29 @@ def page() -> None:
     )
     found = head_numbers.matching(trace, wanted)
     places = [place for place in head_numbers.ordered(number, values, trace.density, order) if found[place]]
+    _board_and_picture(opened, number, values, holding | ~found, places, order, bool(wanted))
+    _patterns(trace)
+    _dense_layers(trace)
+
+
+@st.fragment
+def _board_and_picture(opened, number: HeadNumber, values, dimmed, places, order, searched) -> None:
+    """The board, and the picture of the head on show. A pick runs this alone, and the picture comes first."""
+    session.follow_pick()
     board, picture = st.columns([1.55, 1], gap="medium")
     with picture:
         _picture(opened, *session.shown_head())
     with board:
-        head_board(_board(opened, number, values, holding | ~found, places, order, bool(wanted)), "head_board", session.pick_head)
-    _patterns(trace)
-    _dense_layers(trace)
+        head_board(_board(opened, number, values, dimmed, places, order, searched), "head_board", session.pick_head)
+    if session.head_picked():
+        _the_rest()
+
+
+@st.fragment(run_every=0.8)
+def _the_rest() -> None:
+    """What else says which head is on show follows a pick when its picture has been painted."""
+    if not session.head_picked():
+        st.rerun()
 
 
 def _picture(opened, layer, head) -> None:
@@ -105,7 +120,7 @@ def _board(opened, number: HeadNumber, values, dimmed, places, order, searched) 
         "text": [[number.short(value) for value in row] for row in values],
         "means": means,
         "mean_values": [[None if value != value else float(value) for value in figure.mean_of(values, axis)] for axis in (1, 0)],
-        "details": _details(trace, number, values),
+        "details": session.made_once(f"details {number.field}", lambda trace: _details(trace, number, values)),
         "list_title": _list_title(number, order, len(places), len(listed), searched),
         "listed": [{"place": place, "text": _entry(trace, number, values, *place)} for place in listed],
     }
