@@ -42,6 +42,17 @@ def readable(rows: Iterable[dict]) -> list[dict]:
     return [row for row in rows if row["length"] > 0 or row["what"] in ROOF]
 
 
+def by_gpu(rows: list[dict]) -> dict[str, list[dict]]:
+    """The rows of each GPU (or CPU), the one measured last first: times of different ones are not held beside each other."""
+    names = dict.fromkeys(row["gpu"] for row in reversed(rows))
+    return {name: [row for row in rows if row["gpu"] == name] for name in names}
+
+
+def newest(rows: list[dict]) -> list[dict]:
+    """The rows of the GPU that was measured last."""
+    return next(iter(by_gpu(rows).values()), [])
+
+
 def compared(rows: list[dict], head_dim: float) -> list[dict]:
     """The rows to hold beside each other: one head_dim, call by call, one input; of each thing and length the fewest tiles."""
     kept: dict[tuple, dict] = {}

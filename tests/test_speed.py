@@ -155,6 +155,18 @@ def test_the_page_says_what_the_rows_say(monkeypatch, trace, tmp_path):
     assert "H100, 2026-01-01, torch 2.11" in said
 
 
+def test_figures_of_two_gpus_are_never_held_beside_each_other(monkeypatch, trace, tmp_path):
+    """The GPU that was measured last is shown first, the other one can be chosen."""
+    faster = [dict(row, gpu="H200", median_ms=row["median_ms"] / (2 if row["what"] == "sample_attention" else 1)) for row in ROWS]
+    assert list(benchmarks.by_gpu(ROWS + faster)) == ["H200", "H100"] and benchmarks.newest(ROWS + faster) == faster
+    app = start(monkeypatch, trace.save(tmp_path / "t.zip"), ROWS + faster)
+    said = words(app)
+    assert "20.0 times faster than cuDNN dense" in said and "H200, 2026-01-01" in said and "H100" not in said
+    next(choice for choice in app.get("button_group") if choice.key == "gpu").set_value("H100").run()
+    said = words(app)
+    assert "10.0 times faster than cuDNN dense" in said and "H100, 2026-01-01" in said and "H200" not in said
+
+
 def test_the_page_without_figures_says_so(monkeypatch, trace, tmp_path):
     app = start(monkeypatch, trace.save(tmp_path / "t.zip"), [])
     assert not app.exception and "data/benchmarks.csv has none" in words(app)

@@ -57,7 +57,7 @@ def _numbers(trace, layer, head) -> None:
         f"The least is in {row}; {trace.rows_at_target[layer, head]:.1%} of the {trace.length:,} rows keep at least "
         f"{trace.config.cra:g} of their attention.",
     )
-    record = benchmarks.of_recording(trace) or benchmarks.headline(benchmarks.load())
+    record = benchmarks.of_recording(trace) or benchmarks.headline(benchmarks.newest(benchmarks.load()))
     if record is None:
         sentence = "No time is recorded yet: run python -m sampleattn bench on a GPU, and it writes data/benchmarks.csv."
         parts.number("–", "Speed-up", "recorded", sentence)

@@ -24,9 +24,18 @@ def page() -> None:
         source = st.segmented_control(
             "Figures", (RECORDED, HERE), default=HERE, required=True, key="figures", bind="query-params"
         )
-    _figures(here if source == HERE else benchmarks.load(), "timed" if source == HERE else "recorded", opened)
+    _figures(here if source == HERE else _recorded(), "timed" if source == HERE else "recorded", opened)
     _here(opened)
     _recording(opened)
+
+
+def _recorded() -> list[dict]:
+    """The recorded rows of one GPU: the one measured last, or the one chosen."""
+    found = benchmarks.by_gpu(benchmarks.load())
+    if len(found) < 2:
+        return next(iter(found.values()), [])
+    name = st.segmented_control("GPU", list(found), default=next(iter(found)), required=True, key="gpu", bind="query-params")
+    return found[name]
 
 
 # Figures of one source
