@@ -24,7 +24,10 @@ def page() -> None:
         source = st.segmented_control(
             "Figures", (RECORDED, HERE), default=HERE, required=True, key="figures", bind="query-params"
         )
-    _figures(here if source == HERE else _recorded(), "timed" if source == HERE else "recorded", opened)
+    choices = st.container(horizontal=True, gap="medium")
+    with choices:
+        rows = here if source == HERE else _recorded()
+    _figures(rows, "timed" if source == HERE else "recorded", opened, choices)
     _here(opened)
     _recording(opened)
 
@@ -41,7 +44,7 @@ def _recorded() -> list[dict]:
 # Figures of one source
 
 
-def _figures(rows, kind, opened) -> None:
+def _figures(rows, kind, opened, choices) -> None:
     dims = benchmarks.head_dims(rows)
     if not dims:
         why = "data/benchmarks.csv has none" if kind == "recorded" else "the timing was stopped before"
@@ -49,7 +52,7 @@ def _figures(rows, kind, opened) -> None:
         return
     dim = dims[0]
     if len(dims) > 1:
-        dim = st.segmented_control("Head dimension", dims, default=dim, required=True, key="head_dim", bind="query-params")
+        dim = choices.segmented_control("Head dimension", dims, default=dim, required=True, key="head_dim", bind="query-params")
     shown = benchmarks.compared(rows, dim)
     _against_dense(shown, kind, opened)
     left, right = st.columns(2, gap="medium")
