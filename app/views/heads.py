@@ -15,6 +15,7 @@ LISTED = 10
 
 
 def page() -> None:
+    session.follow_pick()
     opened = session.current()
     trace = opened.trace
     number = head_numbers.BY_NAME[
@@ -42,7 +43,8 @@ def page() -> None:
 @st.fragment
 def _board_and_picture(opened, number: HeadNumber, values, dimmed, places, order, searched) -> None:
     """The board, and the picture of the head on show. A pick runs this alone, and the picture comes first."""
-    session.follow_pick()
+    if session.leaves():
+        st.rerun()
     board, picture = st.columns([1.55, 1], gap="medium")
     with picture:
         _picture(opened, *session.shown_head())
