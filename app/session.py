@@ -268,11 +268,6 @@ def _share(text: str | None, least: float, otherwise: float) -> float:
     return share if least <= share <= 1 else otherwise
 
 
-def leaves() -> bool:
-    """Whether the last pick asked for another page, to which `follow_pick` goes."""
-    return bool(st.session_state.get("follow"))
-
-
 def follow_pick() -> None:
     """Go to the page that the last pick asked for, if it did."""
     path = st.session_state.pop("follow", None)

@@ -35,30 +35,13 @@ def page() -> None:
     )
     found = head_numbers.matching(trace, wanted)
     places = [place for place in head_numbers.ordered(number, values, trace.density, order) if found[place]]
-    _board_and_picture(opened, number, values, holding | ~found, places, order, bool(wanted))
-    _patterns(trace)
-    _dense_layers(trace)
-
-
-@st.fragment
-def _board_and_picture(opened, number: HeadNumber, values, dimmed, places, order, searched) -> None:
-    """The board, and the picture of the head on show. A pick runs this alone, and the picture comes first."""
-    if session.leaves():
-        st.rerun()
     board, picture = st.columns([1.55, 1], gap="medium")
     with picture:
         _picture(opened, *session.shown_head())
     with board:
-        head_board(_board(opened, number, values, dimmed, places, order, searched), "head_board", session.pick_head)
-    if session.head_picked():
-        _the_rest()
-
-
-@st.fragment(run_every=0.8)
-def _the_rest() -> None:
-    """What else says which head is on show follows a pick when its picture has been painted."""
-    if not session.head_picked():
-        st.rerun()
+        head_board(_board(opened, number, values, holding | ~found, places, order, bool(wanted)), "head_board", session.pick_head)
+    _patterns(trace)
+    _dense_layers(trace)
 
 
 def _picture(opened, layer, head) -> None:
