@@ -37,13 +37,8 @@ class Launch:
     """
 
     def __init__(self, kernel, grid, numbers, tiles=None, **settings):
-        self.kernel, self.grid, self.numbers, self.tiles, self.settings = (
-            kernel,
-            (*grid, 1, 1)[:3],
-            numbers,
-            tiles or {},
-            settings,
-        )
+        self.kernel, self.grid = kernel, (*grid, 1, 1)[:3]
+        self.numbers, self.tiles, self.settings = numbers, tiles or {}, settings
         self.starts = {}  # Triton compiles for whether 16 divides an address
 
     def __call__(self, *tensors):

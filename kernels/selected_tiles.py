@@ -43,8 +43,10 @@ def selected_tiles(masses, rows, grid, config, segments):
     for name, x, dtype in (("masses", masses, torch.float32), ("rows", rows, torch.int64)):
         if not isinstance(x, torch.Tensor) or x.dtype != dtype:
             raise TypeError(f"{name} must be a {dtype} tensor, found {getattr(x, 'dtype', type(x).__name__)}")
-    sizes = grid.nq, grid.nk, grid.block, grid.key_range is not None
-    choose, zeroed, worked, kept, of_columns, of_slashes = _plan(layout(masses), layout(rows), sizes, config, segments)
+    sizes = grid.nq, grid.nk, grid.block, grid.slashes, grid.crossed, grid.window_blocks(config.window_ratio)
+    choose, zeroed, worked, kept, of_columns, of_slashes = _plan(
+        layout(masses), layout(rows), sizes, grid.key_range is not None, config, segments
+    )
     work = (torch.zeros if zeroed else torch.empty)(worked, dtype=torch.int32, device=masses.device)
     block_mask = torch.empty(kept, dtype=torch.bool, device=masses.device)
     columns = torch.empty(of_columns, dtype=torch.bool, device=masses.device)
@@ -54,20 +56,19 @@ def selected_tiles(masses, rows, grid, config, segments):
 
 
 @plan
-def _plan(masses, rows, sizes, config, segments):
+def _plan(masses, rows, sizes, has_range, config, segments):
     """The launch, whether its workspace must be zero, and the shapes of the workspace, the mask, the columns and the slashes."""
-    nq, nk, block, has_range = sizes
-    query_blocks, key_blocks, shift = cdiv(nq, block), cdiv(nk, block), cdiv(nk - nq, block)
+    nq, nk, block, slashes, crossed, window_blocks = sizes
+    query_blocks, key_blocks = cdiv(nq, block), cdiv(nk, block)
     _check(masses, rows, key_blocks, segments)
     batch, heads, sampled, _ = masses.shape
     groups, count = batch * heads * segments, sampled // segments
-    places = max(64, power_of_2(max(key_blocks, query_blocks + shift)))
+    places = max(64, power_of_2(max(key_blocks, slashes)))
     splits = 1 if INTERPRETED else max(min(_processors(masses.device) // groups, cdiv(count, LEAST_ROWS)), 1)
     board = 2 * ROUNDS * (2 * places + 1) if splits > 1 else 0
     kind, window, alpha_slashes = config.selection, 0, config.alpha_slashes or config.cra
     if kind == "window":  # `independent` without slashes
-        kind, window, alpha_slashes = "independent", -(-int(config.window_ratio * nk) // block) + 1, 0.0
-    crossed = int((nk - nq) % block != 0)
+        kind, window, alpha_slashes = "independent", window_blocks, 0.0
     shares = (
         config.cra, 1 - config.cra, config.sampling_margin, config.rows_at_target, config.density or 0,
         config.alpha_columns or config.cra, alpha_slashes,
@@ -82,7 +83,7 @@ def _plan(masses, rows, sizes, config, segments):
         num_warps=8 if places <= 1024 else 16, enable_fp_fusion=False, launch_cooperative_grid=splits > 1,
     )  # fmt: skip
     shapes = (batch, heads, query_blocks, key_blocks), (batch, heads, segments, key_blocks)
-    return choose, splits > 1, (groups, board + 2 * places * splits), *shapes, (batch, heads, segments, query_blocks + shift)
+    return choose, splits > 1, (groups, board + 2 * places * splits), *shapes, (batch, heads, segments, slashes)
 
 
 def _check(masses, rows, key_blocks, segments):
