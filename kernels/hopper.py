@@ -10,6 +10,8 @@ from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma, warp
 
 from .launch import INTERPRETED
 
+all_warps = gl.barrier if hasattr(gl, "barrier") else gl.thread_barrier  # of a warpgroup wait for each other; named anew in Triton 3.7
+
 
 def readable(*layouts, largest=128):
     """Whether the tensors [B, H, N, D <= largest] of the layouts lie on a Hopper GPU as TMA can read them, if 16 divides their

@@ -4,7 +4,7 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier
 
-from .hopper import multiprocessors, next_scores, real_keys, send_keys
+from .hopper import all_warps, multiprocessors, next_scores, real_keys, send_keys
 from .launch import Launch
 from .primitives import LOG2_E
 from .sizes import cdiv, padded
@@ -205,6 +205,7 @@ def _tile_logsumexp(
     ends = gl.allocate_shared_memory(gl.int32, [CHUNK, GROUPS], plain)
     fulls = gl.allocate_shared_memory(gl.int32, [CHUNK, GROUPS], plain)
     total = _tile_ends(rows_ptr, sr_r, count, Nk - Nq, reals[1], ends, fulls, HEADS)
+    all_warps()  # Triton 3.6 writes what it hands to the other warps over the sum that a slower warp still reads
     ring = (k_smem, k_full, k_empty)
     given = (
         (q_ptr, rows_ptr, out_ptr), (sq_h, sq_n, sr_r), (Nq, Nk - Nq, count, tiles), reals, total, (ends, fulls), q_smem, ring,
