@@ -231,18 +231,20 @@ def _here(p):
 
 
 @gluon.jit
-def _clear_padding(values, start, lo, hi):
-    """Set the values of padding to 0 in a stage: their weights are 0, and 0 times what they may hold must not be NaN."""
+def _clear_padding(values, start, lo, hi, WHO: gl.constexpr):
+    """Set the values of padding to 0 in a stage: their weights are 0, and 0 times what they may hold must not be NaN. Each
+    warpgroup does its half, then the two meet."""
     KEYS: gl.constexpr = values.shape[0]
     layout: gl.constexpr = gl.BlockedLayout([1, 8], [4, 8], [4, 1], [1, 0])
     if (start < lo) | (start + KEYS > hi):
-        for part in gl.static_range(KEYS // 32):
+        for part in gl.static_range(WHO * (KEYS // 64), (WHO + 1) * (KEYS // 64)):
             piece = values.slice(part * 32, 32)
             tokens = start + part * 32 + gl.arange(0, 32, layout=gl.SliceLayout(1, layout))
             inside = (tokens >= lo) & (tokens < hi)
             loaded = piece.load(layout)
             piece.store(gl.where(inside[:, None], loaded, gl.zeros_like(loaded)))
         fence_async_shared()
+        _pass_barrier("bar.sync 12, 256;")
 
 
 @gluon.jit
@@ -267,7 +269,7 @@ def _step(
         acc = shrink(acc, decay)
         p = _rounded(weights, acc, v_smem.dtype)
         if HAS_RANGE:
-            _clear_padding(v_smem.index(stage), start, lo, hi)
+            _clear_padding(v_smem.index(stage), start, lo, hi, WHO)
     else:
         weights = gl.exp2(scores * scale_log2 - top[:, None])
         sums = thread_sums(weights)
@@ -285,18 +287,21 @@ def _step(
 
 
 @gluon.jit
-def _wait_for_turn(WHO: gl.constexpr):
-    """The two warpgroups multiply in turns. Hardware barriers 8 and 9, which Triton does not use, cost less than an mbarrier."""
-    asm: gl.constexpr = "bar.sync 8, 256; mov.b32 $0, $1;" if WHO == 0 else "bar.sync 9, 256; mov.b32 $0, $1;"
+def _pass_barrier(ASM: gl.constexpr):
+    """Hardware barriers 8 to 12, which Triton does not use, cost less than an mbarrier; the softmax has 10 and 11."""
     thread = gl.arange(0, 128, layout=gl.BlockedLayout([1], [32], [4], [0]))
-    gl.inline_asm_elementwise(asm, "=r,r", [thread], dtype=gl.int32, is_pure=False, pack=1)
+    gl.inline_asm_elementwise(ASM + " mov.b32 $0, $1;", "=r,r", [thread], dtype=gl.int32, is_pure=False, pack=1)
+
+
+@gluon.jit
+def _wait_for_turn(WHO: gl.constexpr):
+    """The two warpgroups multiply in turns."""
+    _pass_barrier("bar.sync 8, 256;" if WHO == 0 else "bar.sync 9, 256;")
 
 
 @gluon.jit
 def _give_turn(WHO: gl.constexpr):
-    asm: gl.constexpr = "bar.arrive 8, 256; mov.b32 $0, $1;" if WHO == 0 else "bar.arrive 9, 256; mov.b32 $0, $1;"
-    thread = gl.arange(0, 128, layout=gl.BlockedLayout([1], [32], [4], [0]))
-    gl.inline_asm_elementwise(asm, "=r,r", [thread], dtype=gl.int32, is_pure=False, pack=1)
+    _pass_barrier("bar.arrive 8, 256;" if WHO == 0 else "bar.arrive 9, 256;")
 
 
 @gluon.jit
@@ -309,7 +314,7 @@ def _overlapped_step(
     q_full, q_empty, full, empty, work_full, work_empty = bars
     stage, coming = done % STAGES, done + 1
     if MASKED and HAS_RANGE:
-        _clear_padding(v_smem.index(stage), before, lo, hi)
+        _clear_padding(v_smem.index(stage), before, lo, hi, WHO)
     _wait_for_turn(WHO)
     scores = warpgroup_mma(q, k_smem.index(stage).permute((1, 0)), zero, use_acc=False, is_async=True)
     p = weights.to(v_smem.dtype)
@@ -412,7 +417,7 @@ def _consume(
                 stage = done % STAGES
                 if HAS_RANGE:  # noqa: SIM102  a constexpr and a value do not mix in one condition
                     if unmasked == steps:
-                        _clear_padding(v_smem.index(stage), start, lo, hi)
+                        _clear_padding(v_smem.index(stage), start, lo, hi, WHO)
                 acc = warpgroup_mma(weights.to(dtype), v_smem.index(stage), acc, is_async=True)
                 acc = warpgroup_mma_wait(0, deps=[acc])
                 mbarrier.arrive(empty.index(stage), count=1)
@@ -424,6 +429,8 @@ def _consume(
                     if start >= ahead + HALF:  # keys that no row of this warpgroup sees
                         stage = (done + step) % STAGES
                         mbarrier.wait(full.index(stage), (done + step) // STAGES & 1)
+                        if HAS_RANGE:
+                            _clear_padding(v_smem.index(stage), start, lo, hi, WHO)
                         mbarrier.arrive(empty.index(stage), count=1)
                     else:
                         acc, top, total = _step(

@@ -10,7 +10,8 @@ from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma, warp
 
 from .launch import INTERPRETED
 
-all_warps = gl.barrier if hasattr(gl, "barrier") else gl.thread_barrier  # of a warpgroup wait for each other; named anew in Triton 3.7
+# The warps of a warpgroup wait for each other (Triton 3.7 renamed it).
+all_warps = gl.barrier if hasattr(gl, "barrier") else gl.thread_barrier
 
 
 def readable(*layouts, largest=128):

@@ -1,4 +1,9 @@
-"""sample_attention as a whole on a GPU: on two streams at once, in a CUDA graph, and what `auto` runs."""
+"""sample_attention as a whole on a GPU: on two streams at once, in a CUDA graph, with late warps, and what `auto` runs."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +14,7 @@ from test_kernels import EPSILON, exact, within
 
 from sampleattn import SampleAttentionConfig, backends, fastest, reference, sample_attention
 from sampleattn.dense import dense_attention
-from sampleattn.kernels import causal_attention
+from sampleattn.kernels import causal_attention, hopper
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")]
 CUDA = torch.device("cuda")
@@ -41,6 +46,20 @@ def test_two_streams_at_once(kind):
     for call, (out, selection) in enumerate(together):
         expected, same = alone[call % 2]
         assert torch.equal(selection.block_mask, same.block_mask) and torch.equal(out, expected), f"call {call}"
+
+
+def test_warps_that_come_late_change_nothing():
+    """Not a bit, in any kernel that hands work from warp to warp; a kernel with a fault does change (tests/disturbed.py)."""
+    if not hopper.is_hopper(CUDA):
+        pytest.skip("needs a Hopper GPU")
+
+    def hashes(*late):
+        script = Path(__file__).with_name("disturbed.py")
+        return json.loads(subprocess.run([sys.executable, script, *late], check=True, capture_output=True, timeout=300).stdout)
+
+    quiet, late = hashes(), hashes("late")
+    assert late.pop("hands over") and not late.pop("leaves early")
+    assert late == {name: quiet[name] for name in late} and all(len(bits) == 1 for bits in late.values())
 
 
 @pytest.mark.parametrize("padded", [False, True])
