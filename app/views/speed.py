@@ -167,7 +167,7 @@ def _table(rows) -> None:
 
 def _origin(rows) -> str:
     def all_of(name):
-        return ", ".join(sorted({str(row[name]) for row in rows if row[name]}))
+        return ", ".join(sorted({part for row in rows if row[name] for part in str(row[name]).split(", ")}))
 
     libraries = f", {all_of('libraries')}" if all_of("libraries") else ""
     heads = " and ".join(sorted({f"{row['heads']:.0f} query and {row['kv_heads']:.0f} key heads" for row in rows}))
