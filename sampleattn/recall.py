@@ -10,7 +10,7 @@ TOLERANCE = 1e-6
 
 def reached_by(recall: np.ndarray, share: float) -> np.ndarray:
     """The recall that `share` of the rows reach: [..., rows] -> [...]."""
-    below = recall.shape[-1] - max(1, int(np.ceil(recall.shape[-1] * share)))
+    below = recall.shape[-1] - max(1, int(np.ceil(recall.shape[-1] * share - 1e-6)))
     return np.partition(recall, below, axis=-1)[..., below]
 
 
@@ -20,8 +20,8 @@ def at_target(recall: np.ndarray, target: float) -> np.ndarray:
 
 
 def quantiles(recall: np.ndarray) -> np.ndarray:
-    """The recall that each of SHARES of the rows does not exceed: [..., rows] -> float32 [..., 9], ascending."""
-    return np.moveaxis(np.quantile(recall, SHARES, axis=-1, method="lower"), 0, -1).astype(np.float32)
+    """The recall that all rows but each of SHARES reach: [..., rows] -> float32 [..., 9], ascending."""
+    return np.stack([reached_by(recall, 1 - share) for share in SHARES], axis=-1).astype(np.float32)
 
 
 def cell_edges(tokens: int, cells: int) -> np.ndarray:

@@ -258,7 +258,7 @@ class Trace:
         return self._layer(layer).track
 
     def recall_quantiles(self, layer: int, head: int) -> np.ndarray:
-        """The recall that each of `recall.SHARES` of all rows does not exceed: exact at every level. float32 [9]"""
+        """The recall that all rows but each of `recall.SHARES` reach: exact at every level. float32 [9]"""
         return self._layer(layer).recall_quantiles(head)
 
     def block_mask(self, layer: int, head: int) -> np.ndarray:

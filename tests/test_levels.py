@@ -125,8 +125,9 @@ def test_recall_in_a_few_numbers():
     recall = np.random.default_rng(0).random((3, 1000)).astype(np.float32)
     found = quantiles(recall)
     assert found.shape == (3, len(SHARES)) and np.array_equal(found[:, 0], recall.min(1))
-    for share, value in zip(SHARES[1:], found[1, 1:], strict=True):
-        assert (recall[1] <= value).mean() == pytest.approx(share, abs=2e-3)
+    for share, value in zip(SHARES, found[1], strict=True):  # 1,000 rows: all but 10 of them reach what 99% reach, and no more
+        wanted = max(1, round(1000 * (1 - share)))
+        assert (recall[1] >= value).sum() == wanted, share
     reached = reached_by(recall, 0.9)
     assert ((recall >= reached[:, None]).mean(1) >= 0.9).all() and ((recall > reached[:, None]).mean(1) < 0.9).all()
 

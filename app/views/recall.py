@@ -96,8 +96,8 @@ def _worst_parts(trace, layer, head) -> None:
     quantiles = dict(zip(SHARES, trace.recall_quantiles(layer, head).tolist(), strict=True))
     why = "The level *summary* keeps" if trace.level == "summary" else "Of a prompt this long, heads that are not pinned keep"
     st.caption(
-        f"{why} the least recall of each of {known} parts; pin the head on Map to keep every row. Of all rows, half keep more "
-        f"than {quantiles[0.5]:.3f}, 5% keep no more than {quantiles[0.05]:.3f}, and 1% no more than {quantiles[0.01]:.3f}."
+        f"{why} the least recall of each of {known} parts; pin the head on Map to keep every row. Of all rows, half keep at "
+        f"least {quantiles[0.5]:.3f}, 95% at least {quantiles[0.05]:.3f}, and 99% at least {quantiles[0.01]:.3f}."
     )
 
 
