@@ -22,6 +22,8 @@ PAGES = (
 )
 # Pages that show nothing of a single head: its choice keeps its value there, but is hidden.
 HEADLESS = (TEXT, "Speed", "Output")
+# The page on which a pick runs the picture and the selectors alone.
+PICKING = "Heads"
 QUESTIONS = {name: question for _, name, _, _, question in PAGES}
 
 
@@ -74,18 +76,35 @@ def _what_is_open(opened, name: str) -> None:
         f"{counted(trace.layers, 'layer')} × {counted(trace.heads, 'head')} · target {trace.config.cra:g}"
         f"{' · demo' if opened.demo else ''}{state}"
     )
-    first = session.first_head()
-    session.start_at(layer=first[0], head=first[1])
-    key = "no_head" if name in HEADLESS else "head_choice"
-    with choice.container(key=key, horizontal=True, vertical_alignment="center", horizontal_alignment="right"):
+    if session.came_to(name) or name == PICKING:
+        session.hold_head()
+    with choice:
+        (_choice_alone if name == PICKING else _choice)(trace, "no_head" if name in HEADLESS else "head_choice")
+
+
+def _choice(trace, key: str) -> bool:
+    """The selectors of the layer and head on show; False if they show what was chosen with them, not the head that is held."""
+    held, first, chosen = session.use_held_head(), session.first_head(), []
+    with st.container(key=key, horizontal=True, vertical_alignment="center", horizontal_alignment="right"):
         for i, (name, count) in enumerate((("layer", trace.layers), ("head", trace.heads))):
             st.markdown(name.capitalize(), width="content")
-            st.selectbox(
-                name.capitalize(),
-                range(count),
-                index=first[i],
-                key=name,
-                bind="query-params",
-                label_visibility="collapsed",
-                width=84,
+            chosen.append(
+                st.selectbox(
+                    name.capitalize(),
+                    range(count),
+                    index=first[i],
+                    key=name,
+                    bind="query-params",
+                    label_visibility="collapsed",
+                    width=84,
+                )
             )
+    session.keep_head(*chosen)
+    return held
+
+
+@st.fragment(key=session.SELECTORS)
+def _choice_alone(trace, key: str) -> None:
+    """The selectors as a fragment: a pick runs them without the page; what is chosen with them, the page follows."""
+    if not _choice(trace, key):
+        st.rerun()

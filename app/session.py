@@ -29,6 +29,8 @@ from sampleattn.trace import Trace, TraceError
 from sampleattn.trace_files import trace_errors
 
 KEPT_TRACES = 12
+# The fragments that a pick on the board of Heads runs: the picture beside it, the selectors of layer and head.
+PICTURE, SELECTORS = "picture", "selectors"
 # The keys of the what-if page's settings, which are not those of "Use my text".
 WHAT_IF = {name: f"if_{name}" for name in ("cra", "selection", "scope", "segments", "sink_blocks", "local_blocks")}
 
@@ -190,7 +192,8 @@ def _show(opened: Opened, keep_view: bool = False) -> None:
     _forget_oldest()
     st.session_state["opened"] = opened
     if not keep_view:
-        _forget("layer", "head", *WHAT_IF.values())
+        _forget(*WHAT_IF.values())
+        show_head(*first_head())
 
 
 def _forget(*keys: str) -> None:
@@ -210,7 +213,39 @@ def start_at(**values: int) -> None:
 
 def shown_head() -> tuple[int, int]:
     """The layer and head on show."""
-    return st.session_state["layer"], st.session_state["head"]
+    return st.session_state["shown_head"]
+
+
+def keep_head(layer: int, head: int) -> None:
+    """Keep what the selectors say."""
+    st.session_state["shown_head"] = layer, head
+
+
+def show_head(layer: int, head: int) -> None:
+    """Put a head on show."""
+    keep_head(layer, head)
+    hold_head()
+
+
+def hold_head() -> None:
+    """The selectors drawn next take the head on show, if there is one, not what the browser says: it sends the head before a
+    pick until it has got the answer."""
+    st.session_state["held"] = True
+
+
+def use_held_head() -> bool:
+    """Give the selectors that are about to be drawn the head on show, if it is held."""
+    held = st.session_state.pop("held", False)
+    if held and "shown_head" in st.session_state:
+        layer, head = shown_head()
+        st.session_state.update(layer=layer, head=head)
+    return held
+
+
+def came_to(page: str) -> bool:
+    """Whether this is another page than the one before."""
+    before, st.session_state["shown_page"] = st.session_state.get("shown_page"), page
+    return before != page
 
 
 def _forget_oldest() -> None:
@@ -224,20 +259,27 @@ def _forget_oldest() -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def pick_head() -> None:
-    """A callback: take the head that was picked on the board; `follow_pick` then goes where it is shown."""
-    picked = st.session_state["head_board"]["picked"]
+def pick_head(*fragments: str) -> None:
+    """A callback: take the head that was picked on the board. It is shown on another page, as asked, or by these fragments of
+    this one; by all of it, if none is named, or the page runs as a whole for another reason."""
+    picked = (st.session_state.get("head_board") or {}).get("picked")
     if not picked:
         return
     layer, head = (int(number) for number in picked["place"])
-    names = ("layer_b", "head_b") if picked["act"] == "compare" else ("layer", "head")
-    st.session_state.update(zip(names, (layer, head), strict=True))
-    st.session_state["follow"] = {"compare": "compare", "open": "map"}.get(picked["act"])
+    if picked["act"] == "compare":
+        st.session_state.update(layer_b=layer, head_b=head)
+        go_to("compare")
+    show_head(layer, head)
+    st.session_state["picks"] = picks() + 1
+    if picked["act"] == "open":
+        go_to("map")
+    whole_page = not get_script_run_ctx().fragment_ids_this_run
+    st.rerun("app" if whole_page or not fragments else fragments)
 
 
-def head_picked() -> bool:
-    """Whether a pick on the board is why the page, or a fragment of it, runs now."""
-    return bool((st.session_state.get("head_board") or {}).get("picked"))
+def picks() -> int:
+    """How many heads were picked so far."""
+    return st.session_state.get("picks", 0)
 
 
 def pick_target() -> None:
@@ -266,13 +308,6 @@ def _share(text: str | None, least: float, otherwise: float) -> float:
     except ValueError:
         return otherwise
     return share if least <= share <= 1 else otherwise
-
-
-def follow_pick() -> None:
-    """Go to the page that the last pick asked for, if it did."""
-    path = st.session_state.pop("follow", None)
-    if path:
-        go_to(path)
 
 
 @st.cache_data(max_entries=64, show_spinner="Reading the heads' numbers…")

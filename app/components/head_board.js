@@ -47,10 +47,15 @@ class Board {
     Object.assign(this, { data, send, group: data.heads / data.kv_heads, gap: data.kv_heads < data.heads ? GAP : 0 });
     if (moved) this.focus = data.selected;
     this.pointed = null;
-    this.scroll.setAttribute("aria-label", `Board of heads by ${data.name}. Arrow keys move, Space shows the head's picture, Enter opens its map, Shift and Enter compare it with layer ${data.selected[0]}, head ${data.selected[1]}.`);
+    this.label();
     this.fillList();
     this.fillLegend();
     this.fit(true);
+  }
+
+  label() {
+    const { name, selected: [layer, head] } = this.data;
+    this.scroll.setAttribute("aria-label", `Board of heads by ${name}. Arrow keys move, Space shows the head's picture, Enter opens its map, Shift and Enter compare it with layer ${layer}, head ${head}.`);
   }
 
   // Geometry: cells of equal size, a gap between groups, and the means at the right and below.
@@ -103,7 +108,12 @@ class Board {
     if (place?.layer >= 0 && place.head >= 0) this.pick([place.layer, place.head], act);
   }
 
+  // The head whose picture is asked for is framed at once: the page sends the picture alone.
   pick(place, act) {
+    if (act === "show") {
+      this.data.selected = place;
+      this.label();
+    }
     this.move(place);
     this.send({ place, act });
   }
@@ -278,11 +288,15 @@ class Board {
 
 const boards = new WeakMap();
 
+// A message is received once: it also comes again when the colours change, and does not know what was picked since.
 function mount(Kind, { data, parentElement, setTriggerValue }) {
   const host = parentElement.querySelector(".root");
   if (data) {
     if (!boards.has(host)) boards.set(host, new Kind(host));
-    boards.get(host).receive(unpack(data), (picked) => setTriggerValue("picked", picked), (target) => setTriggerValue("target", target));
+    const board = boards.get(host);
+    if (data === board.message) board.draw();
+    else board.receive(unpack(data), (picked) => setTriggerValue("picked", picked), (target) => setTriggerValue("target", target));
+    board.message = data;
   }
   return () => { boards.get(host)?.close(); boards.delete(host); };
 }

@@ -15,7 +15,6 @@ LISTED = 10
 
 
 def page() -> None:
-    session.follow_pick()
     opened = session.current()
     trace = opened.trace
     number = head_numbers.BY_NAME[
@@ -37,14 +36,16 @@ def page() -> None:
     places = [place for place in head_numbers.ordered(number, values, trace.density, order) if found[place]]
     board, picture = st.columns([1.55, 1], gap="medium")
     with picture:
-        _picture(opened, *session.shown_head())
+        _picture(opened)
     with board:
-        head_board(_board(opened, number, values, holding | ~found, places, order, bool(wanted)), "head_board", session.pick_head)
+        _board(opened, number, values, holding | ~found, places, order, bool(wanted))
     _patterns(trace)
     _dense_layers(trace)
 
 
-def _picture(opened, layer, head) -> None:
+@st.fragment(key=session.PICTURE)
+def _picture(opened) -> None:
+    layer, head = session.shown_head()
     if parts.drawable(opened.trace, layer):
         parts.show_map(opened, layer, head, below=504)
         parts.go_to("map", f"Open layer {layer}, head {head} in Map, with its columns and slashes", ":material/grid_on:")
@@ -89,7 +90,8 @@ def _sentence(trace, number: HeadNumber, values, holding, threshold) -> str:
     return f"{sentence}; {count:,} of {all_heads:,} heads have {number.side} {number.text(threshold)}."
 
 
-def _board(opened, number: HeadNumber, values, dimmed, places, order, searched) -> bytes:
+@st.fragment
+def _board(opened, number: HeadNumber, values, dimmed, places, order, searched) -> None:
     trace, (low, high) = opened.trace, number.range(values)
     listed = places[:LISTED]
     means = [[number.short(value) for value in figure.mean_of(values, axis)] for axis in (1, 0)]
@@ -102,6 +104,7 @@ def _board(opened, number: HeadNumber, values, dimmed, places, order, searched) 
         "ramp": palette.RAMP if number.hard else palette.DIFFERENCE_RAMP,
         "thumbnail_ramp": palette.RAMP,
         "selected": session.shown_head(),
+        "picks": session.picks(),  # else a board equal to the last one sent would go on framing what was picked since
         "text": [[number.short(value) for value in row] for row in values],
         "means": means,
         "mean_values": [[None if value != value else float(value) for value in figure.mean_of(values, axis)] for axis in (1, 0)],
@@ -109,7 +112,8 @@ def _board(opened, number: HeadNumber, values, dimmed, places, order, searched) 
         "list_title": _list_title(number, order, len(places), len(listed), searched),
         "listed": [{"place": place, "text": _entry(trace, number, values, *place)} for place in listed],
     }
-    return figure.board(values, dimmed, header, [session.thumbnail(*place) for place in listed])
+    buffer = figure.board(values, dimmed, header, [session.thumbnail(*place) for place in listed])
+    head_board(buffer, "head_board", lambda: session.pick_head(session.PICTURE, session.SELECTORS))
 
 
 def _list_title(number: HeadNumber, order, count, listed, searched) -> str:

@@ -22,7 +22,6 @@ HELP = {
 
 
 def page() -> None:
-    session.follow_pick()
     what_if_run.outcome()
     opened = session.current()
     if not opened.trace.recorded_layers or opened.trace.length < opened.trace.config.dense_below:
@@ -40,8 +39,6 @@ def page() -> None:
 @st.fragment
 def _explore(opened) -> None:
     """The settings and all that follows them; only this runs again when one of them is changed."""
-    if session.head_picked():
-        st.rerun()
     config, known = _settings(opened.trace), session.estimates()
     job = _job(known, config)
     if job:
@@ -111,8 +108,7 @@ def _wait(job, known, config) -> None:
 
 
 def _while_running(job, opened, known, config) -> None:
-    moved = session.head_picked() or session.what_if_target(LOWEST) != config.cra
-    if moved or known.all_done(config) or not job.running:
+    if session.what_if_target(LOWEST) != config.cra or known.all_done(config) or not job.running:
         st.rerun()
     with st.container(horizontal=True, vertical_alignment="center"):
         st.progress(job.part, f"Estimating. {job.sentence} · {job.elapsed:.0f} s", width=560)

@@ -67,6 +67,80 @@ def test_the_keyboard_reaches_every_head(page):
     wait_for_map(page, layer=2, head=0)
 
 
+def chosen(page) -> tuple[str, str]:
+    """What the selectors of layer and head say."""
+    return tuple(page.get_by_role("combobox", name=name, exact=True).input_value() for name in ("Layer", "Head"))
+
+
+def middle(page, role: str, name: str) -> tuple[float, float]:
+    box = page.get_by_role(role, name=name, exact=True).bounding_box()
+    return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+
+@pytest.mark.parametrize("wait", [20, 60, 100, 200])
+def test_a_pick_is_kept_when_another_page_is_opened_at_once(page, wait):
+    link = middle(page, "link", "Map")
+    page.mouse.click(*cell_of(page, 20, 31))
+    page.wait_for_timeout(wait)
+    page.mouse.click(*link)
+    page.wait_for_url("**/map?*")
+    wait_for_map(page, layer=20, head=31)
+    settle(page)
+    assert chosen(page) == ("20", "31") and "layer=20" in page.url and "head=31" in page.url
+    wait_for_map(page, layer=20, head=31)
+
+
+@pytest.mark.parametrize("wait", [30, 60, 150])
+def test_a_pick_is_kept_when_another_number_is_chosen_at_once(page, wait):
+    number = middle(page, "radio", "CRA")
+    page.mouse.click(*cell_of(page, 20, 31))
+    page.wait_for_timeout(wait)
+    page.mouse.click(*number)
+    page.locator(f'{BOARD}[data-name="CRA"][data-selected="20,31"]').wait_for()
+    settle(page)
+    wait_for_map(page, layer=20, head=31)
+    assert chosen(page) == ("20", "31") and facts(page)["selected"] == "20,31"
+    page.wait_for_function("location.search.includes('layer=20') && location.search.includes('head=31')")
+
+
+def test_of_two_quick_picks_the_last_is_shown(page):
+    for place in ((20, 31), (7, 4)):
+        page.mouse.click(*cell_of(page, *place))
+        page.wait_for_timeout(40)
+    wait_for_map(page, layer=7, head=4)
+    settle(page)
+    wait_for_map(page, layer=7, head=4)
+    assert chosen(page) == ("7", "4") and facts(page)["selected"] == "7,4"
+
+
+def test_a_pick_outlives_a_reload_and_a_change_of_the_window(page):
+    page.mouse.click(*cell_of(page, 20, 31))
+    wait_for_map(page, layer=20, head=31)
+    settle(page)
+    page.set_viewport_size({"width": 1000, "height": 700})
+    page.emulate_media(color_scheme="dark")
+    settle(page)
+    assert facts(page)["selected"] == "20,31"
+    page.reload()
+    page.locator(f'{BOARD}[data-selected="20,31"]').wait_for()
+    wait_for_map(page, layer=20, head=31)
+    settle(page)
+    assert chosen(page) == ("20", "31")
+
+
+def test_the_board_follows_the_selectors(page):
+    page.mouse.click(*cell_of(page, 20, 31))
+    wait_for_map(page, layer=20, head=31)
+    settle(page)
+    for name, option, layer, head in (("Layer", "1", 1, 31), ("Head", "2", 1, 2)):
+        page.get_by_role("combobox", name=name, exact=True).click()
+        page.get_by_role("option", name=option, exact=True).click()
+        page.locator(f'{BOARD}[data-selected="{layer},{head}"]').wait_for()
+        wait_for_map(page, layer=layer, head=head)
+        settle(page)
+        assert chosen(page) == (str(layer), str(head))
+
+
 def test_number_threshold_order_and_search_are_in_the_address(page, chromium, trace):
     page.get_by_text("CRA", exact=True).first.click()
     page.locator(f'{BOARD}[data-name="CRA"]').wait_for()

@@ -40,6 +40,23 @@ def test_one_press_leads_from_map_back_to_the_head_on_the_board(page, url):
     assert page.evaluate("location.pathname") == "/heads"
 
 
+def test_back_and_forward_go_through_the_heads_picked(page, url):
+    page.goto(f"{url}/heads?layer=0&head=1")
+    page.locator(BOARD).wait_for()
+    before, places = entries(page), ((0, 1), (1, 2), (3, 5))
+    for n, (layer, head) in enumerate(places[1:], 1):
+        page.mouse.click(*cell_of(page, layer, head))
+        wait_for_map(page, layer=layer, head=head)
+        assert entries(page) == before + n
+    for go, (layer, head) in ((page.go_back, places[1]), (page.go_back, places[0]), (page.go_forward, places[1])):
+        go()
+        page.locator(f'{BOARD}[data-selected="{layer},{head}"]').wait_for()
+        wait_for_map(page, layer=layer, head=head)
+        settle(page)
+        assert [page.get_by_role("combobox").nth(n).input_value() for n in range(2)] == [str(layer), str(head)]
+    assert page.evaluate("history.length") == before + 2
+
+
 def test_a_head_is_kept_while_a_page_without_heads_is_shown(page, url):
     page.goto(f"{url}/map?layer=1&head=2")
     wait_for_map(page, layer=1, head=2)

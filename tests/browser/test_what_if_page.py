@@ -100,6 +100,26 @@ def test_a_click_chooses_a_head_for_the_other_pages(page):
     page.get_by_text("Target 0.85, joint, per head: about").wait_for()
 
 
+def test_a_pick_is_kept_when_another_page_is_opened_at_once(page):
+    link = page.get_by_role("link", name="Map", exact=True).bounding_box()
+    page.locator(BOARD).locator(".scroll canvas").click(position={"x": 100, "y": 60})
+    page.wait_for_timeout(50)
+    page.mouse.click(link["x"] + link["width"] / 2, link["y"] + link["height"] / 2)
+    page.wait_for_url("**/map?*")
+    page.locator(f'{MAP}[data-layer="0"][data-head="0"]').wait_for()
+    settle(page)
+    page.locator(f'{MAP}[data-layer="0"][data-head="0"]').wait_for()
+
+
+def test_the_kind_of_a_number_stands_beside_its_sentence(page):
+    page.get_by_text("What targets cost and keep").wait_for()
+    settle(page)
+    for n, menu in enumerate(page.get_by_role("button", name="Export").all()[:2]):
+        badge, button = page.locator(".stMarkdownBadge:visible").nth(n).bounding_box(), menu.bounding_box()
+        assert badge["height"] < 30 and badge["x"] + badge["width"] < button["x"]
+        assert button["y"] < badge["y"] + badge["height"] / 2 < button["y"] + button["height"]
+
+
 def test_what_the_model_writes_is_below(page):
     page.get_by_text("What the model writes next").wait_for()
     page.get_by_text("the same likeliest token at").wait_for()
