@@ -267,6 +267,21 @@ def test_the_text_on_show_fills_its_box_and_goes_on_where_it_is_scrolled(page):
     tokens.locator("span").nth(before + 10).wait_for()
 
 
+@pytest.mark.parametrize("width, height", [(1366, 650), (1110, 640)])
+def test_on_a_low_screen_what_is_pointed_at_stays_in_sight(page, width, height):
+    page.set_viewport_size({"width": width, "height": height})
+    wait_for_map(page)
+    page.mouse.move(*point(page, 90_000, 20_000))
+    numbers, ribbons, panel = (page.locator(name).first.bounding_box() for name in (".readout .numbers", ".ribbons", ".panel"))
+    assert "key" in page.locator(".readout .numbers").inner_text()
+    assert numbers["y"] + numbers["height"] <= height
+    assert ribbons["y"] + ribbons["height"] <= panel["y"] + panel["height"] + 1, "the panel's parts overlap what is below"
+    page.locator(".readout").evaluate("element => element.parentElement.scrollIntoView({block: 'end'})")
+    readout = page.locator(".readout").bounding_box()
+    panel = page.locator(".panel").bounding_box()
+    assert readout["y"] >= panel["y"] + panel["height"], "scrolled down, it lies below everything"
+
+
 def test_panning_brings_exact_tiles_and_the_text_moves_along(page):
     for size in (4000, 300):
         wait(page, lambda size=size: drag(page, *NEEDLE, size))
