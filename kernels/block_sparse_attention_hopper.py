@@ -13,11 +13,11 @@ from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared,
 
 from .hopper import multiprocessors, real_keys
 from .hopper_softmax import declare_too_large, masked_scores, shrink, softmax, thread_sums, too_large
+from .hopper_work import BLOCK, first_key, hear, list_of, masked_first_key, next_work, query_block_of, spans_of, tell
 from .launch import Launch
 from .primitives import LOG2_E
 from .sizes import cdiv, padded
 
-BLOCK = gl.constexpr(128)  # rows and keys of a tile
 HALF = gl.constexpr(64)  # rows of a warpgroup
 CACHED = 24 << 20  # bytes of keys and values that heads side by side share the cache with
 
@@ -61,102 +61,6 @@ def block_sparse_attention_hopper(q, k, v, scale, has_range, dense=False):
 
 
 @gluon.jit
-def _work(index, sizes, DENSE: gl.constexpr):
-    """Query block and row of heads of a piece of work. Of lists, the last query blocks of all heads, kept in full, come first;
-    then head by head, from the last block down, so that programs that run together read the same keys. DENSE: as many heads side
-    by side as leave their keys in the cache, from the last block down."""
-    all_heads, heads, group, Nq, Nk, query_blocks, key_blocks, together = sizes
-    if DENSE:
-        part = index // (together * query_blocks)
-        index -= part * together * query_blocks
-        width = gl.maximum(gl.minimum(all_heads - part * together, together), 1)
-        return query_blocks - 1 - index // width, part * together + index % width
-    else:
-        rest = query_blocks - 1
-        later = gl.maximum(index - all_heads, 0)
-        first = index < all_heads
-        return gl.where(first, rest, rest - 1 - later % gl.maximum(rest, 1)), gl.where(first, index, later // gl.maximum(rest, 1))
-
-
-@gluon.jit
-def _next(lists, sizes, works, DENSE: gl.constexpr):
-    """The program's next piece of work, or -1. DENSE: every second time the programs take theirs in reverse order, so that all
-    have about as much to do. Else the first ones that are left: the last program to find none sets the queue back."""
-    ids_ptr, spans_ptr, range_ptr = lists
-    total, programs = sizes[0] * sizes[5], gl.num_programs(0)
-    if DENSE:
-        place = gl.where(works & 1 == 1, programs - 1 - gl.program_id(0), gl.program_id(0))
-        index = works * programs + place
-    else:
-        index = gl.atomic_add(spans_ptr + 3, 1)
-        if index == total + programs - 1:
-            gl.store(spans_ptr + 3, 0)
-    return gl.where(index < total, index, -1)
-
-
-@gluon.jit
-def _start(list_ptr, step, full_begin, full_end, masked, KEYS: gl.constexpr, DENSE: gl.constexpr):
-    """The first key of a step: the tiles that need a mask come first, then the others, each in BLOCK // KEYS steps."""
-    STEPS: gl.constexpr = BLOCK // KEYS
-    tile = step // STEPS
-    outside = gl.where(tile < full_begin, tile, tile + full_end - full_begin)
-    tile = gl.where(tile < masked, outside, full_begin + tile - masked)
-    if not DENSE:
-        tile = gl.load(list_ptr + tile).to(gl.int32)
-    return tile * BLOCK + step % STEPS * KEYS
-
-
-@gluon.jit
-def _list(lists, sizes, block, row, DENSE: gl.constexpr):
-    ids_ptr, spans_ptr, range_ptr = lists
-    if not DENSE:
-        ids_ptr += (row.to(gl.int64) * sizes[5] + block) * sizes[6]
-    return ids_ptr
-
-
-@gluon.jit
-def _spans(lists, sizes, block, row, DENSE: gl.constexpr):
-    """Of a query block's tiles: the first and one-past-last that need no mask, all of them, and those that need one."""
-    ids_ptr, spans_ptr, range_ptr = lists
-    all_heads, heads, group, Nq, Nk, query_blocks, key_blocks, together = sizes
-    if DENSE:
-        first = block * BLOCK + Nk - Nq
-        full_begin, full_end = first * 0, (first + 1) // BLOCK
-        count = gl.cdiv(gl.minimum(first + BLOCK, Nk), BLOCK)
-    else:
-        place = (row.to(gl.int64) * query_blocks + block) * 4
-        full_begin, full_end = gl.load(spans_ptr + place), gl.load(spans_ptr + place + 1)
-        count = gl.load(spans_ptr + place + 2)
-    return full_begin, full_end, count, count - (full_end - full_begin)
-
-
-@gluon.jit
-def _masked_start(lists, sizes, block, row, step, KEYS: gl.constexpr, DENSE: gl.constexpr):
-    full_begin, full_end, count, masked = _spans(lists, sizes, block, row, DENSE)
-    return _start(_list(lists, sizes, block, row, DENSE), step, full_begin, full_end, masked, KEYS, DENSE)
-
-
-@gluon.jit
-def _tell(work_smem, index, count, masked, start):
-    """What the warpgroups need to know of a piece of work, through shared memory."""
-    layout: gl.constexpr = gl.BlockedLayout([1], [32], [1], [0])
-    work_smem.index(0).store(gl.full([1], index, gl.int32, layout))
-    work_smem.index(1).store(gl.full([1], count, gl.int32, layout))
-    work_smem.index(2).store(gl.full([1], masked, gl.int32, layout))
-    work_smem.index(3).store(gl.full([1], start, gl.int32, layout))
-
-
-@gluon.jit
-def _hear(work_smem, work_full, work_empty, works):
-    layout: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
-    mbarrier.wait(work_full, works & 1)
-    index, count = gl.max(work_smem.index(0).load(layout), 0), gl.max(work_smem.index(1).load(layout), 0)
-    masked, start = gl.max(work_smem.index(2).load(layout), 0), gl.max(work_smem.index(3).load(layout), 0)
-    mbarrier.arrive(work_empty, count=1)
-    return index, count, masked, start
-
-
-@gluon.jit
 def _produce(descs, lists, sizes, buffers, bars, STAGES: gl.constexpr, OVERLAP: gl.constexpr, DENSE: gl.constexpr):
     """Take work until there is none. A stage holds the keys of a step, and the values of the same step or, with OVERLAP, of the
     one before: what is used together, so that one barrier each tells that a stage is full or empty."""
@@ -167,19 +71,19 @@ def _produce(descs, lists, sizes, buffers, bars, STAGES: gl.constexpr, OVERLAP: 
     KEYS: gl.constexpr = k_desc.block_type.shape[2]
     LAG: gl.constexpr = 1 if OVERLAP else 0
     done, works, queries = 0, 0, 0
-    index = _next(lists, sizes, works, DENSE)
+    index = next_work(lists, sizes, works, DENSE)
     going = True
     while going:
         going = index >= 0
-        block, row = _work(gl.maximum(index, 0), sizes, DENSE)
-        full_begin, full_end, count, masked = _spans(lists, sizes, block, row, DENSE)
-        list_ptr = _list(lists, sizes, block, row, DENSE)
+        block, row = query_block_of(gl.maximum(index, 0), sizes, DENSE)
+        full_begin, full_end, count, masked = spans_of(lists, sizes, block, row, DENSE)
+        list_ptr = list_of(lists, sizes, block, row, DENSE)
         start = count * 0
         if count > 0:
-            start = _start(list_ptr, 0, full_begin, full_end, masked, KEYS, DENSE)
+            start = first_key(list_ptr, 0, full_begin, full_end, masked, KEYS, DENSE)
         mbarrier.wait(work_empty, (works & 1) ^ 1)
         works += 1
-        _tell(work_smem, index, count, masked, start)
+        tell(work_smem, index, count, masked, start)
         mbarrier.arrive(work_full, count=1)
         if going:
             batch, head = row // heads, row % heads
@@ -187,7 +91,7 @@ def _produce(descs, lists, sizes, buffers, bars, STAGES: gl.constexpr, OVERLAP: 
             before = start
             for step in range(0, gl.where(count > 0, steps + LAG, 0)):
                 if (step > 0) & (step < steps):
-                    start = _start(list_ptr, step, full_begin, full_end, masked, KEYS, DENSE)
+                    start = first_key(list_ptr, step, full_begin, full_end, masked, KEYS, DENSE)
                 stage = done % STAGES
                 mbarrier.wait(empty.index(stage), (done // STAGES & 1) ^ 1)
                 keys_too, values_too = step < steps, step >= LAG
@@ -207,7 +111,7 @@ def _produce(descs, lists, sizes, buffers, bars, STAGES: gl.constexpr, OVERLAP: 
                 tma.async_copy_global_to_shared(v_desc, [batch, head // group, values, 0], bar, v_buffer, pred=values_too)
                 before = start
                 done += 1
-            index = _next(lists, sizes, works, DENSE)
+            index = next_work(lists, sizes, works, DENSE)
 
 
 @gluon.jit
@@ -375,9 +279,9 @@ def _consume(
     declare_too_large(WHO)
     if OVERLAP and WHO == 1:
         _give_turn(0)
-    index, count, masked, start = _hear(work_smem, work_full, work_empty, works)
+    index, count, masked, start = hear(work_smem, work_full, work_empty, works)
     while index >= 0:
-        block, row = _work(index, sizes, DENSE)
+        block, row = query_block_of(index, sizes, DENSE)
         lo, hi = real_keys(range_ptr, row // heads, Nk, HAS_RANGE)
         first = block * BLOCK + WHO * HALF
         ahead = first + Nk - Nq
@@ -403,7 +307,7 @@ def _consume(
                     unmasked = gl.minimum(unmasked + 1, steps)
                 for step in range(1, unmasked):
                     before = start
-                    start = _masked_start(lists, sizes, block, row, step, KEYS, DENSE)
+                    start = masked_first_key(lists, sizes, block, row, step, KEYS, DENSE)
                     weights, acc, top, total = _overlapped_step(
                         q, weights, acc, top, total, start, before, ahead, lo, hi, scale_log2, done + step, buffers, bars,
                         zero, True, HAS_RANGE, STAGES, WHO,
@@ -425,7 +329,7 @@ def _consume(
             else:
                 for step in range(0, masked_steps):
                     if step > 0:
-                        start = _masked_start(lists, sizes, block, row, step, KEYS, DENSE)
+                        start = masked_first_key(lists, sizes, block, row, step, KEYS, DENSE)
                     if start >= ahead + HALF:  # keys that no row of this warpgroup sees
                         stage = (done + step) % STAGES
                         mbarrier.wait(full.index(stage), (done + step) // STAGES & 1)
@@ -464,7 +368,7 @@ def _consume(
         out_ptrs = head_ptr + rows.to(gl.int64)[:, None] * DV + dims[None, :]
         gl.store(out_ptrs, gl.convert_layout(acc.to(dtype), store_layout), mask=inside)
         works += 1
-        index, count, masked, start = _hear(work_smem, work_full, work_empty, works)
+        index, count, masked, start = hear(work_smem, work_full, work_empty, works)
 
 
 @gluon.jit(do_not_specialize=["all_heads", "heads", "group", "Nq", "Nk", "query_blocks", "key_blocks", "together"])

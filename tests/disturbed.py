@@ -25,6 +25,7 @@ from sampleattn.kernels import (  # noqa: E402
     block_sparse_attention_hopper,
     causal_attention,
     hopper,
+    hopper_work,
     row_logsumexp_hopper,
     sampled_tile_masses_hopper,
 )
@@ -130,7 +131,7 @@ def bits(tensors) -> str:
 
 def main() -> None:
     if "late" in sys.argv[1:]:
-        for module in (block_sparse_attention_hopper, hopper, row_logsumexp_hopper, sampled_tile_masses_hopper):
+        for module in (block_sparse_attention_hopper, hopper, hopper_work, row_logsumexp_hopper, sampled_tile_masses_hopper):
             module.mbarrier = late_mbarrier
     found = {
         f"{name}, head_dim {head_dim}": sorted({bits(call()) for _ in range(TIMES)})
