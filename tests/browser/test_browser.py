@@ -40,6 +40,10 @@ def test_demo_picture_is_seen_and_read_with_mouse_and_keys(page, url, demo):
     box = stage.bounding_box()
     page.mouse.move(box["x"] + 90, box["y"] + box["height"] * 0.6)
     assert "Query" in page.locator(".readout").inner_text()
+    page.mouse.down()
+    page.mouse.move(box["x"] + 90, box["y"] + box["height"] + 60, steps=3)
+    page.mouse.up()
+    assert "Point at a cell" in page.locator(".readout").inner_text(), "a drag out of the map pins nothing"
 
 
 def test_a_head_clicked_shows_its_map_and_the_link_shows_it_again(page, url, chromium):

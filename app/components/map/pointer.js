@@ -80,7 +80,10 @@ class Pointer {
     this.start = null;
     this.box.hidden = true;
     if (!start || start.pan) return;
-    if (Math.hypot(at.x - start.x, at.y - start.y) < STEADY || map.compact) { map.pin(this.tokens(at)); return; }
+    if (Math.hypot(at.x - start.x, at.y - start.y) < STEADY || map.compact) {
+      if (this.inside(at)) map.pin(this.tokens(at));
+      return;
+    }
     this.start = start;
     const { x, y, side } = this.square(at), scale = map.view.size / map.side;
     this.start = null;
