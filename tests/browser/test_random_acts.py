@@ -20,7 +20,8 @@ class Hand:
 
     def any_of(self, selector: str):
         found = self.page.locator(selector)
-        return found.nth(self.random.randrange(found.count())) if found.count() else None
+        count = found.count()
+        return found.nth(self.random.randrange(count)) if count else None
 
     def spot(self, selector: str):
         box = found.bounding_box() if (found := self.any_of(selector)) else None
