@@ -89,10 +89,10 @@ def tab(chromium):
     context = chromium.new_context(viewport={"width": 1280, "height": 800})
     page, wrong = context.new_page(), []
     page.set_default_timeout(30_000)
-    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("pageerror", lambda error: wrong.append(error.stack or str(error)))
     page.on("request", lambda request: wrong.append(request.url) if not request.url.startswith(LOCAL) else None)
     yield page
-    assert wrong == []
+    assert wrong == [], wrong
     assert page.get_by_test_id("stException").count() == 0
     context.close()
 
