@@ -87,7 +87,8 @@ def test_the_bundled_model():
     ["", "../x", "../../etc/no", "/no/such/folder", "./no", "~nobody/x", "a/b/c", "http://host/x", "https://hf.co/a/b", "a/"]
     + ["file:///etc", "a b", "a\\b", "a/..", "a--b", "-a", "a\x00b", "a\nb", "x" * 500, "models/x.git", "ä/b", "a:b", "$(id)"],
 )
-def test_odd_names_are_refused(name):
+def test_odd_names_are_refused(name, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)  # where nothing has one of these names
     refused(name, "neither a folder here nor a hub id")
 
 
